@@ -1,0 +1,3 @@
+//! Guards any async call.
+pub mod policy;
+pub mod verdict;

@@ -1,0 +1,97 @@
+//! What a finished attempt says: whose fault, may it be sent again, not before when.
+//!
+//! The one language between those who know a protocol and those who decide: a provider mapping
+//! writes verdicts, policies read them, and neither knows the other's words.
+
+use std::time::Duration;
+
+/// Judgement of one finished attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verdict {
+    /// Who has to change for the next attempt to end differently.
+    pub blame: Blame,
+    /// Whether the same call may be sent again, and where.
+    pub again: Again,
+    /// The server's own hint: no attempt on this target before this much time has passed.
+    pub not_before: Option<Duration>,
+    /// Stable word for logs and metrics, such as `overloaded`. Values are few and fixed.
+    pub label: &'static str,
+}
+
+impl Verdict {
+    /// An attempt that ended well.
+    pub const OK: Self =
+        Self { blame: Blame::Nobody, again: Again::Never, not_before: None, label: "ok" };
+
+    /// An attempt whose caller left before its end; it says nothing about the target.
+    pub const DEPARTED: Self =
+        Self { blame: Blame::Departed, again: Again::Never, not_before: None, label: "departed" };
+
+    /// A judgement without a server hint.
+    #[must_use]
+    pub const fn new(label: &'static str, blame: Blame, again: Again) -> Self {
+        Self { blame, again, not_before: None, label }
+    }
+
+    /// The same judgement with the server's hint.
+    #[must_use]
+    pub const fn not_before(mut self, hint: Option<Duration>) -> Self {
+        self.not_before = hint;
+        self
+    }
+
+    /// Whether the attempt succeeded.
+    #[must_use]
+    pub const fn is_ok(&self) -> bool {
+        matches!(self.blame, Blame::Nobody)
+    }
+}
+
+/// Whose fault an attempt's end was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Blame {
+    /// It succeeded.
+    Nobody,
+    /// The request itself: the same bytes will be refused again, by anyone.
+    Caller,
+    /// The credential: missing, revoked, not allowed, or out of money.
+    Credential,
+    /// The quota's word, such as a 429: the target is well, the caller is early.
+    Quota,
+    /// The target: it answered with a failure, too late, or with half an answer.
+    Target,
+    /// The network between here and the target.
+    Network,
+    /// The caller went away.
+    Departed,
+}
+
+impl Blame {
+    /// Stable lower-case word for logs and metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Caller => "caller",
+            Self::Credential => "credential",
+            Self::Quota => "quota",
+            Self::Target => "target",
+            Self::Network => "network",
+            Self::Departed => "departed",
+        }
+    }
+}
+
+/// Whether a call may be sent again after this attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Again {
+    /// Nobody would answer it differently.
+    Never,
+    /// Another target may; this one will not.
+    Elsewhere,
+    /// This target may, after a pause; so may another.
+    Here,
+}
