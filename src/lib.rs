@@ -1,1 +1,2 @@
-
+//! seawall keeps a service alive when the model provider behind it is slow, limited, flaky or down.
+pub mod transport;
