@@ -10,19 +10,28 @@
 
 use std::time::Duration;
 
-use rand::{Rng, RngExt};
+use rand::Rng;
 use tokio::time::Instant;
 
 use self::latency::Latency;
-use self::ramp::{Ramp, later};
+use self::open_timer::OpenTimer;
+pub use self::pass::{Admission, Pass, Signal};
+use self::phase::{Lease, Phase};
+use self::ramp::Ramp;
 pub use self::settings::CircuitSettings;
+pub use self::state::{CircuitView, Mode, State, Transition};
+use self::trip::tripped_by;
 use super::InvalidPolicy;
-use super::rolling_window::{CountWindow, Sample, TimeWindow, Totals};
-use crate::verdict::Blame;
+use super::rolling_window::{CountWindow, Sample, TimeWindow};
 
 mod latency;
+mod open_timer;
+mod pass;
+mod phase;
 mod ramp;
 mod settings;
+mod state;
+mod trip;
 
 /// The breaker of one target.
 #[derive(Debug, Clone)]
@@ -405,41 +414,15 @@ impl Circuit {
         let why = if unproven && in_a_row >= self.settings.ramp_failures {
             "failures in the ramp"
         } else {
-            self.tripped_by(now, in_a_row)?
+            tripped_by(
+                &self.settings,
+                in_a_row,
+                self.recent.totals(),
+                self.timed.totals(now),
+            )?
         };
         self.timer.draw(rng, &self.settings);
         Some(self.open(now, why))
-    }
-
-    fn tripped_by(&self, now: Instant, in_a_row: u32) -> Option<&'static str> {
-        let settings = &self.settings;
-        let (recent, timed) = (self.recent.totals(), self.timed.totals(now));
-        let enough = |totals: Totals| totals.calls >= settings.min_calls;
-        if settings
-            .consecutive_failures
-            .is_some_and(|run| in_a_row >= run)
-        {
-            return Some("consecutive failures");
-        }
-        if enough(recent)
-            && settings
-                .count_failed_percent
-                .is_some_and(|p| recent.failed_at_least(p))
-        {
-            return Some("failure rate of the last attempts");
-        }
-        if enough(timed)
-            && settings
-                .time_failed_percent
-                .is_some_and(|p| timed.failed_at_least(p))
-        {
-            return Some("failure rate over time");
-        }
-        let slow = enough(timed)
-            && settings
-                .slow_percent
-                .is_some_and(|p| timed.slow_at_least(p));
-        slow.then_some("slow attempts")
     }
 
     fn on_probe_success(&mut self, now: Instant) -> Option<Transition> {
@@ -510,245 +493,9 @@ impl Circuit {
     }
 }
 
-/// Right to make one attempt, given by [`Circuit::admit`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pass {
-    /// Generation of the circuit that gave it.
-    pub generation: u64,
-    /// The probe's id, when the attempt decides over a half-open circuit.
-    pub probe: Option<u64>,
-    /// It holds one of the ramp's slots.
-    pub ramp: bool,
-}
-
-/// Answer to a request for a pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "who asks must handle both answers")]
-pub enum Admission {
-    /// Go.
-    Pass(Pass),
-    /// Not now.
-    Wait {
-        /// When the probe is due; `None` when an outcome or an operator has to come first.
-        until: Option<Instant>,
-    },
-}
-
-/// What an attempt's outcome tells a circuit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "a new signal must be decided wherever one is read"
-)]
-pub enum Signal {
-    /// The target answered.
-    Success,
-    /// The target, or the way to it, failed.
-    Failure,
-    /// The quota refused: counted nowhere while closed, but no proof of health in a probe.
-    Limited,
-    /// It says nothing about the target.
-    Neutral,
-}
-
-impl From<Blame> for Signal {
-    fn from(blame: Blame) -> Self {
-        match blame {
-            Blame::Nobody => Self::Success,
-            Blame::Target | Blame::Network => Self::Failure,
-            Blame::Quota => Self::Limited,
-            Blame::Caller | Blame::Credential | Blame::Departed => Self::Neutral,
-        }
-    }
-}
-
-/// Who decides: the circuit, or an operator.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Mode {
-    /// The circuit.
-    #[default]
-    Auto,
-    /// Nothing passes.
-    ForcedOpen,
-    /// Everything passes, nothing is counted.
-    ForcedClosed,
-    /// Everything passes and is counted; nothing opens.
-    MetricsOnly,
-}
-
-impl Mode {
-    /// Stable word for logs and metric labels.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::ForcedOpen => "forced_open",
-            Self::ForcedClosed => "forced_closed",
-            Self::MetricsOnly => "metrics_only",
-        }
-    }
-}
-
-/// State of a circuit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "a breaker has these three states by definition"
-)]
-pub enum State {
-    /// Attempts pass.
-    Closed,
-    /// None passes.
-    Open,
-    /// One probe at a time passes.
-    HalfOpen,
-}
-
-impl State {
-    /// Stable word for logs and metric labels.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-        }
-    }
-}
-
-/// One change of state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transition {
-    /// The state left.
-    pub from: State,
-    /// The state entered.
-    pub to: State,
-    /// The rule that did it. Values are few and fixed.
-    pub why: &'static str,
-    /// When the probe is due, for an open circuit that a timer ends.
-    pub until: Option<Instant>,
-}
-
-/// A circuit as a status page shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CircuitView {
-    /// The state.
-    pub state: State,
-    /// Who decides.
-    pub mode: Mode,
-    /// State changes so far.
-    pub generation: u64,
-    /// The last attempts.
-    pub recent: Totals,
-    /// The attempts of the last stretch of time.
-    pub timed: Totals,
-    /// Failures since the last success.
-    pub consecutive_failures: u32,
-    /// Usual latency of successes, once enough are known.
-    pub median: Option<Duration>,
-    /// Time in flight past which an attempt is slow.
-    pub slow_after: Duration,
-    /// Times it opened by itself, failed probes included.
-    pub opened: u64,
-    /// When the probe is due, while open.
-    pub open_until: Option<Instant>,
-    /// A probe is in flight.
-    pub probing: bool,
-    /// Attempts in flight that the ramp allows, while there is one.
-    pub ramp_allowed: Option<u32>,
-    /// Attempts in flight that the ramp counts.
-    pub ramp_in_flight: u32,
-}
-
-#[derive(Debug, Clone)]
-enum Phase {
-    Closed {
-        run: u32,
-        ramp: Option<Ramp>,
-    },
-    Open {
-        since: Instant,
-        until: Option<Instant>,
-    },
-    HalfOpen {
-        probe: Option<Lease>,
-        successes: u32,
-    },
-}
-
-impl Phase {
-    const CLOSED: Self = Self::Closed { run: 0, ramp: None };
-    const PROBING: Self = Self::HalfOpen {
-        probe: None,
-        successes: 0,
-    };
-
-    const fn state(&self) -> State {
-        match self {
-            Self::Closed { .. } => State::Closed,
-            Self::Open { .. } => State::Open,
-            Self::HalfOpen { .. } => State::HalfOpen,
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Lease {
-    id: u64,
-    expires: Instant,
-}
-
-/// How long the circuit stays open.
-#[derive(Debug, Clone)]
-struct OpenTimer {
-    /// Interval by failed probes, before the cap by demand.
-    interval: Duration,
-    /// Share of the interval that the jitter leaves.
-    kept: f64,
-    hinted: Option<Instant>,
-    /// Calls wait for this target and nothing else serves them.
-    pressed: bool,
-}
-
-impl OpenTimer {
-    const fn new(settings: &CircuitSettings) -> Self {
-        Self {
-            interval: settings.open_first,
-            kept: 1.0,
-            hinted: None,
-            pressed: false,
-        }
-    }
-
-    fn draw(&mut self, rng: &mut impl Rng, settings: &CircuitSettings) {
-        self.kept = 1.0 - settings.open_jitter * rng.random::<f64>();
-    }
-
-    const fn restart(&mut self, settings: &CircuitSettings) {
-        self.interval = settings.open_first;
-    }
-
-    fn grow(&mut self, settings: &CircuitSettings) {
-        let longest = settings.open_cap_idle.max(settings.open_cap_waiting);
-        self.interval = self
-            .interval
-            .min(longest)
-            .mul_f64(settings.open_growth)
-            .min(longest);
-    }
-
-    fn until(&self, since: Instant, settings: &CircuitSettings) -> Instant {
-        let pressed = self.pressed;
-        let cap = if pressed {
-            settings.open_cap_waiting
-        } else {
-            settings.open_cap_idle
-        };
-        let due = later(since, self.interval.min(cap).mul_f64(self.kept));
-        self.hinted.map_or(due, |hinted| hinted.max(due))
-    }
+/// `now + wait`, and `now` where the clock cannot say it.
+fn later(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait).unwrap_or(now)
 }
 
 #[cfg(test)]

@@ -6,11 +6,9 @@
 //! makes it cost a quiet service nothing. Failure mode: a slot whose outcome is lost stays taken;
 //! when no slot has moved for a whole lease, the ramp ends rather than hold traffic for ever.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
-use super::CircuitSettings;
+use super::{CircuitSettings, later};
 
 #[derive(Debug, Clone)]
 pub(super) struct Ramp {
@@ -83,9 +81,4 @@ impl Ramp {
     pub(super) const fn in_flight(&self) -> u32 {
         self.in_flight
     }
-}
-
-/// `now + wait`, and `now` where the clock cannot say it.
-pub(super) fn later(now: Instant, wait: Duration) -> Instant {
-    now.checked_add(wait).unwrap_or(now)
 }

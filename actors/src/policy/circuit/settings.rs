@@ -127,36 +127,7 @@ impl CircuitSettings {
                 allowed,
             ));
         }
-        in_range(
-            "breaker.slow_multiple",
-            self.slow_multiple,
-            (1, 1_000),
-            "1 to 1000",
-        )?;
-        in_range(
-            "breaker.slow_min_samples",
-            self.slow_min_samples,
-            (1, 256),
-            "1 to 256",
-        )?;
-        in_range(
-            "breaker.probe_successes",
-            self.probe_successes,
-            (1, 1_000),
-            "1 to 1000",
-        )?;
-        in_range(
-            "breaker.ramp_start",
-            self.ramp_start,
-            (1, u32::MAX),
-            "at least 1",
-        )?;
-        in_range(
-            "breaker.ramp_failures",
-            self.ramp_failures,
-            (1, 10_000),
-            "1 to 10000",
-        )?;
+        self.validate_counts()?;
         self.validate_times()?;
         in_range(
             "breaker.open_growth",
@@ -169,6 +140,43 @@ impl CircuitSettings {
             self.open_jitter,
             (0.0, 0.9),
             "0 to 0.9",
+        )
+    }
+
+    fn validate_counts(&self) -> Result<(), InvalidPolicy> {
+        for (field, value, most, allowed) in [
+            (
+                "breaker.slow_multiple",
+                self.slow_multiple,
+                1_000,
+                "1 to 1000",
+            ),
+            (
+                "breaker.probe_successes",
+                self.probe_successes,
+                1_000,
+                "1 to 1000",
+            ),
+            (
+                "breaker.ramp_start",
+                self.ramp_start,
+                u32::MAX,
+                "at least 1",
+            ),
+            (
+                "breaker.ramp_failures",
+                self.ramp_failures,
+                10_000,
+                "1 to 10000",
+            ),
+        ] {
+            in_range(field, value, (1, most), allowed)?;
+        }
+        in_range(
+            "breaker.slow_min_samples",
+            self.slow_min_samples,
+            (1, 256),
+            "1 to 256",
         )
     }
 
