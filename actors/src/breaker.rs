@@ -31,6 +31,9 @@ use crate::verdict::Verdict;
 /// Waiting calls move up one class for each of these, as in a limiter's queue.
 const AGE_AFTER: Duration = Duration::from_secs(30);
 
+/// How many of those who wait are looked at for leavers whenever one more comes.
+const SWEEP_AT_ONCE: usize = 4;
+
 /// The breaker of one target, as callers see it.
 #[derive(Debug, Clone)]
 pub(crate) struct Breaker {
@@ -45,6 +48,7 @@ struct Shared {
     /// Generation × 2, plus 1 while every call passes without being asked about.
     open_door: AtomicU64,
     slow_after_ms: AtomicU64,
+    typical_ms: AtomicU64,
     events: Events,
     rng: Mutex<StdRng>,
 }
@@ -204,6 +208,7 @@ impl Breaker {
             address,
             open_door: AtomicU64::new(0),
             slow_after_ms: AtomicU64::new(0),
+            typical_ms: AtomicU64::new(0),
             cell: Cell::new(state),
             events,
             rng: Mutex::new(StdRng::seed_from_u64(settings.seed)),
@@ -226,7 +231,8 @@ impl Breaker {
 
     pub(crate) fn close(&self) {
         self.shared.address.close();
-        self.shared.cell.update(|state| while state.queue.pop_first().is_some() {});
+        let waiting = self.shared.cell.update(|state| state.queue.sweep(usize::MAX, |_| true));
+        drop(waiting);
     }
 
     /// Asks to pass. Dropping the future gives a place in the queue, or a pass, back.
@@ -247,6 +253,11 @@ impl Breaker {
     /// An attempt in flight for longer than this counts as failed while it is in flight.
     pub(crate) fn slow_after(&self) -> Duration {
         Duration::from_millis(self.shared.slow_after_ms.load(Ordering::Relaxed))
+    }
+
+    /// The usual time to the first content; zero until enough is known.
+    pub(crate) fn typical(&self) -> Duration {
+        Duration::from_millis(self.shared.typical_ms.load(Ordering::Relaxed))
     }
 
     pub(crate) fn force(&self, mode: Mode) {
@@ -277,16 +288,14 @@ const RESTART_PATIENCE: Duration = Duration::from_secs(5);
 impl Shared {
     /// Publishes what callers may know without asking.
     fn show(&self) {
-        let (door, slow) = self.cell.read(|state| {
+        let (door, slow, typical) = self.cell.read(|state| {
             let plain = state.circuit.is_plain() && state.queue.is_empty();
-            (
-                (state.circuit.generation() << 1) | u64::from(plain),
-                state.circuit.slow_after(),
-            )
+            let door = (state.circuit.generation() << 1) | u64::from(plain);
+            (door, state.circuit.slow_after(), state.circuit.median())
         });
         self.open_door.store(door, Ordering::Release);
-        let slow = u64::try_from(slow.as_millis()).unwrap_or(u64::MAX);
-        self.slow_after_ms.store(slow, Ordering::Relaxed);
+        self.slow_after_ms.store(millis(slow), Ordering::Relaxed);
+        self.typical_ms.store(millis(typical.unwrap_or_default()), Ordering::Relaxed);
     }
 
     fn announce(&self, transition: &Transition) {
@@ -322,7 +331,7 @@ impl Actor for BreakerActor {
         (): (),
     ) -> Result<Alarm, ActorProcessingErr> {
         let now = Instant::now();
-        self.breaker.shared.cell.adopt(now, |state| state.circuit.make_conservative(now));
+        self.breaker.shared.cell.adopt(now, |state| drop(state.circuit.make_conservative()));
         let mut alarm = Alarm::default();
         self.serve(&myself, &mut alarm);
         Ok(alarm)
@@ -343,7 +352,10 @@ impl Actor for BreakerActor {
             }
             BreakerMessage::Force(mode) => {
                 let now = Instant::now();
-                self.breaker.shared.cell.update(|state| state.circuit.force(mode, now));
+                let forced = self.breaker.shared.cell.update(|state| state.circuit.force(mode, now));
+                if let Some(transition) = forced {
+                    self.breaker.shared.announce(&transition);
+                }
             }
             BreakerMessage::Notes => {}
             BreakerMessage::Wake => alarm.rang(),
@@ -405,10 +417,12 @@ impl BreakerState {
                 if outcome.signal == Signal::Success {
                     self.budget.on_success(now);
                 }
+                let Outcome { pass, signal, took, .. } = outcome;
                 let transition = if outcome.overdue {
-                    self.circuit.report_overdue_end(now, outcome.pass, outcome.signal)
+                    self.circuit.report_overdue_end(now, pass, signal, took);
+                    None
                 } else {
-                    self.circuit.report(now, outcome.pass, outcome.signal, outcome.took, rng)
+                    self.circuit.report(now, pass, signal, took, rng)
                 };
                 if let Some(hint) = outcome.not_before {
                     self.circuit.hint(now, hint);
@@ -444,9 +458,7 @@ impl BreakerState {
             bar(waiter, Bar::Open, until);
             return None;
         }
-        if self.queue.is_full() {
-            self.queue.retain(|waiter| !waiter.reply.is_closed());
-        }
+        drop(self.queue.sweep(SWEEP_AT_ONCE, |waiter| waiter.reply.is_closed()));
         let entry = Entry {
             priority: knock.priority,
             deadline: knock.until,
@@ -493,7 +505,7 @@ impl BreakerState {
             let Admission::Pass(pass) = self.circuit.admit(now) else { break };
             match self.queue.pop_first() {
                 Some(waiting) => self.hand_over(waiting.item, pass, now, breaker),
-                None => drop(self.circuit.release(now, pass)),
+                None => self.circuit.release(now, pass),
             }
         }
         if !self.queue.is_empty() {
@@ -509,4 +521,8 @@ impl BreakerState {
 fn bar(waiter: Waiter, why: Bar, until: Option<Instant>) {
     // Err means that the asker has left.
     drop(waiter.reply.send(Err(Barred { why, until })));
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

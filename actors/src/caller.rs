@@ -7,7 +7,6 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -20,6 +19,7 @@ use crate::address::Unanswered;
 use crate::breaker::{Bar, Barred, Knock, Ticket};
 use crate::error::{CallError, Rejected, Rejection};
 use crate::event::{EventKind, Events};
+use crate::gauge::Gauge;
 use crate::limiter::{Exhausted, Lease, Reservation};
 use crate::permit::Permit;
 use crate::policy::ladder::Ladder;
@@ -154,7 +154,7 @@ pub struct CallReport {
 #[derive(Debug)]
 pub(crate) struct CallContext {
     pub(crate) events: Events,
-    pub(crate) in_flight: Arc<AtomicUsize>,
+    pub(crate) in_flight: Gauge,
     /// Draws the jitter of every call, so that no two calls draw the same.
     pub(crate) rng: Mutex<StdRng>,
 }
@@ -265,20 +265,19 @@ where
                 // The circuit changed during the wait; dropping both gives both back.
                 continue;
             }
-            let in_flight = Arc::clone(&self.context.in_flight);
-            let permit = Permit::new(target.clone(), passed, lease, in_flight);
+            let counted = self.context.in_flight.enter();
+            let permit = Permit::new(target.clone(), passed, lease, counted);
             let was_probe = permit.is_probe();
             let (result, verdict) = self.attempt(rung, &target, permit).await?;
             let error = match result {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let missing = Left::GiveUp;
             self.last = error.map(|error| (error, verdict));
             if !was_probe {
                 self.ladder.count_attempt();
             }
-            self.pause(&target, &verdict, was_probe).await.map_err(|left| left.unwrap_or(missing))?;
+            self.pause(&target, &verdict, was_probe).await.map_err(|left| left.unwrap_or(Left::GiveUp))?;
         }
         Err(Left::MovedOn("attempts_spent"))
     }
@@ -292,9 +291,9 @@ where
     ) -> Result<(), Option<Left>> {
         let now = Instant::now();
         let left = self.call.deadline.saturating_duration_since(now);
-        let retries = self.report.attempts.saturating_sub(1);
+        let counted = self.call.retry.attempts() - self.ladder.attempts_left();
         let decision =
-            self.call.retry.decide(verdict, retries, left, &mut *self.context.rng.lock());
+            self.call.retry.decide(verdict, counted, left, &mut *self.context.rng.lock());
         match decision {
             Decision::GiveUp => Err(None),
             Decision::MoveOn(MoveOn::AttemptsSpent) => Err(Some(Left::MovedOn("attempts_spent"))),
@@ -342,7 +341,7 @@ where
     ) -> Result<Option<(Lease, Cost)>, Left> {
         let Some(limiter) = target.limiter() else { return Ok(None) };
         let asked = Instant::now();
-        let useful = target.typical_duration().max(self.call.retry.min_useful());
+        let useful = target.breaker().typical().max(self.call.retry.min_useful());
         let reservation = Reservation {
             call: Arc::clone(&self.call.id),
             cost,
@@ -434,7 +433,7 @@ where
         let mut asks = Vec::new();
         for &rung in barred {
             let Some(Rung { target, .. }) = self.call.rungs.get(rung).cloned() else { continue };
-            let useful = target.typical_duration().max(self.call.retry.min_useful());
+            let useful = target.breaker().typical().max(self.call.retry.min_useful());
             until = until.min(self.call.deadline.checked_sub(useful).unwrap_or(began));
             let knock = Knock {
                 call: Arc::clone(&self.call.id),

@@ -97,8 +97,6 @@ pub enum EventKind {
     Restarted {
         /// The actor, as in `limiters/org-sonnet`.
         actor: Arc<str>,
-        /// What ended the one before.
-        why: Arc<str>,
         /// How long the supervisor waited first.
         after: Duration,
     },

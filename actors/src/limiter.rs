@@ -15,12 +15,15 @@ use crate::address::{Address, Alarm, Unanswered};
 use crate::cell::Cell;
 use crate::event::{EventKind, Events};
 use crate::policy::InvalidPolicy;
-use crate::policy::quota::{Axis, Cost, Learned, LeaseId, NotUntil, Quota, QuotaSettings};
+use crate::policy::quota::{Axis, Cost, Learned, LeaseId, Quota, QuotaSettings};
 use crate::policy::wait_queue::{Entry, Priority, WaitQueue};
 use crate::snapshot::LimiterSnapshot;
 
 /// How often leases past their end and waiters that left are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How many of those who wait are looked at for leavers whenever one more comes.
+const SWEEP_AT_ONCE: usize = 4;
 
 /// Low priority moves up one class for each of these spent waiting, so that it never starves.
 const AGE_AFTER: Duration = Duration::from_secs(30);
@@ -117,13 +120,13 @@ pub(crate) enum LimiterMessage {
 impl Limiter {
     pub(crate) fn new(
         name: Arc<str>,
-        settings: &QuotaSettings,
+        settings: QuotaSettings,
         queue_bound: usize,
         events: Events,
     ) -> Result<Self, InvalidPolicy> {
         let now = Instant::now();
         let state = LimiterState {
-            quota: Quota::new(settings.clone(), now)?,
+            quota: Quota::new(settings, now)?,
             queue: WaitQueue::new(queue_bound, AGE_AFTER)?,
             swept: now,
         };
@@ -147,7 +150,8 @@ impl Limiter {
     pub(crate) fn close(&self) {
         self.shared.address.close();
         // Dropping the reply ports tells those who wait.
-        self.shared.cell.update(|state| while state.queue.pop_first().is_some() {});
+        let waiting = self.shared.cell.update(|state| state.queue.sweep(usize::MAX, |_| true));
+        drop(waiting);
     }
 
     /// Reserves `cost`, waiting in the queue for as long as the reservation allows. Dropping the
@@ -293,14 +297,12 @@ impl LimiterState {
             }
         }
         let ahead = self.queue.ahead(reservation.priority);
-        let wait = self.quota.wait_for(ahead.saturating_add(reservation.cost), now);
+        let wait = self.quota.wait_behind(ahead, reservation.cost, now);
         let turn = now + wait;
         if turn > reservation.until {
             return refuse(reply, turn, None, false);
         }
-        if self.queue.is_full() {
-            self.queue.retain(|waiter| !waiter.reply.is_closed());
-        }
+        drop(self.queue.sweep(SWEEP_AT_ONCE, |waiter| waiter.reply.is_closed()));
         let (call, quota) = (Arc::clone(&reservation.call), Arc::clone(&limiter.shared.name));
         let entry = Entry {
             priority: reservation.priority,
@@ -322,11 +324,11 @@ impl LimiterState {
         if now.duration_since(self.swept) >= SWEEP_EVERY {
             self.swept = now;
             self.quota.sweep(now);
-            self.queue.retain(|waiter| !waiter.reply.is_closed());
+            drop(self.queue.sweep(usize::MAX, |waiter| waiter.reply.is_closed()));
         }
         for late in self.queue.expire(now) {
-            let NotUntil { at, axis, .. } = self.quota.ready_at(late.reservation.cost, now);
-            refuse(late.reply, at, axis, false);
+            let at = self.quota.ready_at(late.reservation.cost, now);
+            refuse(late.reply, at, None, false);
         }
         let mut next = None;
         while let Some(first) = self.queue.first() {
@@ -347,7 +349,7 @@ impl LimiterState {
             }
         }
         let next = [next, self.queue.next_deadline()].into_iter().flatten().min();
-        let sweep = (self.quota.in_flight() > 0).then_some(now + SWEEP_EVERY);
+        let sweep = self.quota.next_expiry();
         // Timers have a resolution of 1 ms; an alarm for this very moment would only spin.
         [next, sweep].into_iter().flatten().min().map(|at| at.max(now + Duration::from_millis(1)))
     }

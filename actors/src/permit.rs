@@ -4,12 +4,10 @@
 //! byte: finished with what the attempt turned out to be, or dropped, which says only that the
 //! caller left. Either way both come back, once.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use tokio::time::Instant;
 
 use crate::breaker::Ticket;
+use crate::gauge::Counted;
 use crate::limiter::Lease;
 use crate::policy::quota::{Cost, Learned};
 use crate::system::Target;
@@ -26,7 +24,7 @@ pub struct Permit {
     started: Instant,
     content: Option<Instant>,
     sent: bool,
-    in_flight: Arc<AtomicUsize>,
+    _counted: Counted,
 }
 
 impl Permit {
@@ -34,9 +32,8 @@ impl Permit {
         target: Target,
         ticket: Ticket,
         lease: Option<(Lease, Cost)>,
-        in_flight: Arc<AtomicUsize>,
+        counted: Counted,
     ) -> Self {
-        in_flight.fetch_add(1, Ordering::Relaxed);
         let (lease, reserved) = lease.map_or((None, Cost::ZERO), |(l, cost)| (Some(l), cost));
         Self {
             target,
@@ -46,7 +43,7 @@ impl Permit {
             started: Instant::now(),
             content: None,
             sent: false,
-            in_flight,
+            _counted: counted,
         }
     }
 
@@ -128,7 +125,6 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
         if let Some(lease) = self.lease.take() {
             lease.settle(self.request_alone());
         }

@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, TryAcquireError, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::address::Direct;
+use crate::gauge::Gauge;
 use crate::error::{Rejected, Rejection};
 use crate::snapshot::PoolSnapshot;
 
@@ -36,7 +37,7 @@ struct Shared {
     waiting: AtomicUsize,
     waiting_bound: usize,
     alive: AtomicUsize,
-    in_flight: Arc<AtomicUsize>,
+    in_flight: Gauge,
     hire: Hire,
 }
 
@@ -63,7 +64,7 @@ impl Pool {
     pub(crate) fn new(
         size: usize,
         waiting_bound: usize,
-        in_flight: Arc<AtomicUsize>,
+        in_flight: Gauge,
         hire: Hire,
     ) -> Self {
         Self {
@@ -150,7 +151,7 @@ impl Pool {
             callers: shared.alive.load(Ordering::Relaxed),
             running: shared.size.saturating_sub(shared.seats.available_permits()),
             waiting: shared.waiting.load(Ordering::Relaxed),
-            in_flight: shared.in_flight.load(Ordering::Relaxed),
+            in_flight: shared.in_flight.count(),
         }
     }
 }

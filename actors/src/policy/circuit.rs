@@ -350,6 +350,12 @@ impl Circuit {
         self.latency.slow_after()
     }
 
+    /// The usual latency of successes, once enough are known.
+    #[must_use]
+    pub const fn median(&self) -> Option<Duration> {
+        self.latency.median()
+    }
+
     /// Shows everything that a status page needs.
     #[must_use]
     pub fn view(&self, now: Instant) -> CircuitView {

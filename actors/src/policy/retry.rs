@@ -101,6 +101,12 @@ impl Retry {
         self.attempts
     }
 
+    /// Returns the time an attempt needs to have any chance.
+    #[must_use]
+    pub const fn min_useful(&self) -> Duration {
+        self.min_useful
+    }
+
     /// Decides what follows an attempt that ended with `verdict`, `attempts_made` of them so far.
     ///
     /// `left` is the time to the call's deadline. A server hint that does not fit into it moves the
