@@ -1,0 +1,686 @@
+//! The children of one supervisor: what each should be, what it is, and the step between.
+//!
+//! Requests and exits only change what is wanted; [`Children::settle`] then stops and starts what
+//! it may. So a restart that is no longer wanted simply does not happen, and several failures at
+//! once need no order among them.
+
+use std::collections::HashSet;
+use std::mem;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use ractor::concurrency::JoinHandle;
+use ractor::{ActorCell, ActorId, ActorRef};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
+
+use super::actor::{Msg, Reply};
+use super::child::{ChildSpec, RestartKind, SHUTDOWN_REASON, guarded};
+use super::status::{ChildError, ChildState, ChildStatus, Exit, StartError, SupervisorEvent};
+use super::{AutoShutdown, Strategy, SupervisorSettings};
+use crate::policy::restart::{Restart, RestartDecision};
+
+/// How long a supervisor that ends waits for a killed child, which only a blocked thread outlasts.
+pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
+
+/// Stands for a shutdown limit that the clock can't hold; tokio's own far future.
+const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
+
+/// Why a supervisor fails.
+#[derive(Debug, thiserror::Error)]
+#[error("gave up on child {name}: {exit}")]
+pub(super) struct GaveUp {
+    name: String,
+    exit: Exit,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Down,
+    Starting,
+    Up,
+    /// Told to end, and killed at that time; without one it was killed.
+    Stopping(Option<Instant>),
+}
+
+struct Incarnation {
+    cell: ActorCell,
+    /// Ends when the child's task has ended.
+    watcher: JoinHandle<()>,
+}
+
+struct Child {
+    spec: ChildSpec,
+    policy: Restart,
+    phase: Phase,
+    incarnation: Option<Incarnation>,
+    /// Should be up.
+    wanted: bool,
+    /// Has to go down before anything that goes with it comes up.
+    recycle: bool,
+    /// Added by request, and never up so far: its first failure is the asker's.
+    untried: bool,
+    /// Is removed when down.
+    forget: bool,
+    not_before: Instant,
+    /// What the supervision event said, until the task has ended.
+    noted: Option<Exit>,
+    starts: u64,
+    restarts: u64,
+    last_exit: Option<Exit>,
+    /// Askers that wait for it to be up.
+    up: Vec<Reply>,
+    /// Askers that wait for it to be down.
+    down: Vec<Reply>,
+}
+
+impl Child {
+    fn new(spec: ChildSpec, policy: Restart, now: Instant) -> Self {
+        Self {
+            spec,
+            policy,
+            phase: Phase::Down,
+            incarnation: None,
+            wanted: true,
+            recycle: false,
+            untried: false,
+            forget: false,
+            not_before: now,
+            noted: None,
+            starts: 0,
+            restarts: 0,
+            last_exit: None,
+            up: Vec::new(),
+            down: Vec::new(),
+        }
+    }
+
+    fn is(&self, id: ActorId) -> bool {
+        self.incarnation
+            .as_ref()
+            .is_some_and(|incarnation| incarnation.cell.get_id() == id)
+    }
+
+    fn has_to_stop(&self) -> bool {
+        matches!(self.phase, Phase::Starting | Phase::Up) && (self.recycle || !self.wanted)
+    }
+
+    fn order_stop(&mut self, now: Instant) {
+        let Some(incarnation) = &self.incarnation else {
+            return;
+        };
+        let limit = self.spec.shutdown.order(&incarnation.cell);
+        let kill_at = || now.checked_add(limit).unwrap_or(now + FAR);
+        self.phase = Phase::Stopping((!limit.is_zero()).then(kill_at));
+    }
+
+    fn kill_if_overdue(&mut self, now: Instant) {
+        if let (Phase::Stopping(Some(at)), Some(incarnation)) = (self.phase, &self.incarnation)
+            && at <= now
+        {
+            tracing::warn!(child = %self.spec.name, "child outlived its shutdown limit: killed");
+            incarnation.cell.kill();
+            self.phase = Phase::Stopping(None);
+        }
+    }
+
+    fn wakes_at(&self, now: Instant) -> Option<Instant> {
+        match self.phase {
+            Phase::Stopping(kill_at) => kill_at,
+            Phase::Down if self.wanted && self.not_before > now => Some(self.not_before),
+            Phase::Down | Phase::Starting | Phase::Up => None,
+        }
+    }
+
+    fn restarts_after(&self, exit: &Exit) -> bool {
+        match self.spec.restart {
+            RestartKind::Permanent => true,
+            RestartKind::Transient => exit.is_abnormal(),
+            RestartKind::Temporary => false,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let temporary = self.spec.restart == RestartKind::Temporary;
+        self.phase == Phase::Down && !self.wanted && (self.forget || temporary)
+    }
+
+    fn name(&self) -> String {
+        self.spec.name.as_ref().to_owned()
+    }
+
+    fn status(&self) -> ChildStatus {
+        ChildStatus {
+            name: self.name(),
+            state: match self.phase {
+                Phase::Starting => ChildState::Starting,
+                Phase::Up => ChildState::Running,
+                Phase::Stopping(_) => ChildState::Stopping,
+                Phase::Down if self.wanted => ChildState::Waiting,
+                Phase::Down => ChildState::Ended,
+            },
+            starts: self.starts,
+            restarts: self.restarts,
+            last_exit: self.last_exit.clone(),
+        }
+    }
+}
+
+pub(super) struct Children {
+    myself: ActorRef<Msg>,
+    settings: SupervisorSettings,
+    rng: StdRng,
+    /// In start order.
+    list: Vec<Child>,
+    /// When the next [`Msg::Wake`] comes, and its timer.
+    wake: Option<(Instant, AbortHandle)>,
+    closing: bool,
+}
+
+impl Children {
+    pub(super) fn new(myself: ActorRef<Msg>, settings: SupervisorSettings) -> Self {
+        let rng = StdRng::seed_from_u64(settings.seed);
+        Self {
+            myself,
+            settings,
+            rng,
+            list: Vec::new(),
+            wake: None,
+            closing: false,
+        }
+    }
+
+    /// Starts the first children one after another.
+    pub(super) async fn start_all(&mut self, specs: Vec<ChildSpec>) -> Result<(), StartError> {
+        let mut names = HashSet::new();
+        for spec in specs {
+            let name = spec.name().to_owned();
+            let taken = !names.insert(name.clone());
+            let child = self
+                .checked(spec, taken)
+                .map_err(|why| StartError::Invalid { name, why })?;
+            self.list.push(child);
+        }
+        for child in &mut self.list {
+            let refused = |reason| StartError::NotStarted {
+                name: child.spec.name.to_string(),
+                reason,
+            };
+            let launching = child.spec.launch(self.myself.get_cell()).map_err(refused)?;
+            let task = launching.started.await.map_err(refused)?;
+            let watcher = watch(self.myself.clone(), launching.cell.get_id(), task);
+            child.incarnation = Some(Incarnation {
+                cell: launching.cell,
+                watcher,
+            });
+            child.phase = Phase::Up;
+            child.starts = 1;
+            self.settings.emit(&SupervisorEvent::ChildStarted {
+                name: child.name(),
+                start: 1,
+            });
+        }
+        Ok(())
+    }
+
+    /// Keeps how an incarnation ended until its task has.
+    pub(super) fn note(&mut self, id: ActorId, exit: Exit) {
+        if let Some(child) = self.list.iter_mut().find(|child| child.is(id)) {
+            child.noted = Some(exit);
+        }
+    }
+
+    pub(super) fn started(&mut self, id: ActorId) -> Result<(), GaveUp> {
+        if let Some(child) = self.list.iter_mut().find(|child| child.is(id)) {
+            if child.phase == Phase::Starting {
+                child.phase = Phase::Up;
+            }
+            child.starts = child.starts.saturating_add(1);
+            child.untried = false;
+            if child.wanted && !child.recycle {
+                for reply in child.up.drain(..) {
+                    answer(reply, Ok(()));
+                }
+            }
+            let event = SupervisorEvent::ChildStarted {
+                name: child.name(),
+                start: child.starts,
+            };
+            self.settings.emit(&event);
+        }
+        self.settle()
+    }
+
+    /// An incarnation is gone: as said, else as noted, else unheard, which only a kill is.
+    pub(super) fn ended(&mut self, id: ActorId, said: Option<Exit>) -> Result<(), GaveUp> {
+        let Some(index) = self.list.iter().position(|child| child.is(id)) else {
+            return Ok(());
+        };
+        let noted = self
+            .list
+            .get_mut(index)
+            .and_then(|child| child.noted.take());
+        self.went_down(index, said.or(noted).unwrap_or(Exit::Killed))?;
+        self.settle()
+    }
+
+    pub(super) fn start(&mut self, spec: ChildSpec, reply: Reply) -> Result<(), GaveUp> {
+        let name = spec.name().to_owned();
+        let taken = self.list.iter().any(|child| child.spec.name() == name);
+        match self.checked(spec, taken) {
+            Ok(mut child) => {
+                child.untried = true;
+                child.up.push(reply);
+                self.list.push(child);
+            }
+            Err(why) => answer(reply, Err(ChildError::Invalid { name, why })),
+        }
+        self.settle()
+    }
+
+    pub(super) fn terminate(&mut self, name: &str, reply: Reply) -> Result<(), GaveUp> {
+        self.end(name, reply, false)
+    }
+
+    pub(super) fn remove(&mut self, name: &str, reply: Reply) -> Result<(), GaveUp> {
+        self.end(name, reply, true)
+    }
+
+    pub(super) fn restart(&mut self, name: &str, reply: Reply) -> Result<(), GaveUp> {
+        let Some(child) = self.list.iter_mut().find(|child| child.spec.name() == name) else {
+            answer(
+                reply,
+                Err(ChildError::Unknown {
+                    name: name.to_owned(),
+                }),
+            );
+            return Ok(());
+        };
+        child.wanted = true;
+        child.forget = false;
+        child.recycle = child.phase != Phase::Down;
+        child.not_before = Instant::now();
+        child.up.push(reply);
+        self.settle()
+    }
+
+    pub(super) fn statuses(&self) -> Vec<ChildStatus> {
+        self.list.iter().map(Child::status).collect()
+    }
+
+    /// Ends the children in reverse start order, each within its own limit.
+    pub(super) async fn shut_down(&mut self) {
+        self.closing = true;
+        if let Some((_, timer)) = self.wake.take() {
+            timer.abort();
+        }
+        let settings = &self.settings;
+        for child in self.list.iter_mut().rev() {
+            child.wanted = false;
+            if matches!(child.phase, Phase::Starting | Phase::Up) {
+                child.order_stop(Instant::now());
+            }
+            let Some(mut incarnation) = child.incarnation.take() else {
+                continue;
+            };
+            let limit = match mem::replace(&mut child.phase, Phase::Down) {
+                Phase::Stopping(Some(at)) => at.saturating_duration_since(Instant::now()),
+                Phase::Stopping(None) | Phase::Down | Phase::Starting | Phase::Up => Duration::ZERO,
+            };
+            let exit = if timeout(limit, &mut incarnation.watcher).await.is_ok() {
+                Exit::Stopped(Some(SHUTDOWN_REASON.to_owned()))
+            } else {
+                incarnation.cell.kill();
+                if timeout(KILL_GRACE, &mut incarnation.watcher).await.is_err() {
+                    tracing::error!(child = %child.spec.name, "killed child does not end: left behind");
+                }
+                Exit::Killed
+            };
+            let exit = child.noted.take().unwrap_or(exit);
+            settings.exited(child, exit);
+        }
+    }
+
+    /// Stops what has to go, starts what may come, and sets the alarm for the rest.
+    pub(super) fn settle(&mut self) -> Result<(), GaveUp> {
+        if self.closing {
+            return Ok(());
+        }
+        let now = Instant::now();
+        self.stop_due(now);
+        while let Some(index) = self.next_start(now) {
+            self.launch(index)?;
+            if self.closing {
+                return Ok(());
+            }
+        }
+        self.arm(now);
+        Ok(())
+    }
+
+    fn grouped(&self) -> bool {
+        self.settings.strategy != Strategy::OneForOne
+    }
+
+    /// Siblings that are restarted together go down one at a time, the last first.
+    fn stop_due(&mut self, now: Instant) {
+        let mut busy = self.grouped()
+            && self
+                .list
+                .iter()
+                .any(|c| c.recycle && matches!(c.phase, Phase::Stopping(_)));
+        let grouped = self.grouped();
+        for child in self.list.iter_mut().rev() {
+            child.kill_if_overdue(now);
+            if !child.has_to_stop() || (busy && child.recycle) {
+                continue;
+            }
+            busy |= grouped && child.recycle;
+            child.order_stop(now);
+        }
+    }
+
+    /// The child to start now. Siblings that are restarted together come up in order, each after
+    /// the one before, and none before the last of them is down.
+    fn next_start(&self, now: Instant) -> Option<usize> {
+        let grouped = self.grouped();
+        if grouped && self.list.iter().any(|child| child.recycle) {
+            return None;
+        }
+        for (index, child) in self.list.iter().enumerate() {
+            match child.phase {
+                Phase::Down if child.wanted && child.not_before <= now => return Some(index),
+                Phase::Up => {}
+                Phase::Down | Phase::Starting | Phase::Stopping(_) if !child.wanted => {}
+                Phase::Down | Phase::Starting | Phase::Stopping(_) if grouped => return None,
+                Phase::Down | Phase::Starting | Phase::Stopping(_) => {}
+            }
+        }
+        None
+    }
+
+    fn launch(&mut self, index: usize) -> Result<(), GaveUp> {
+        let Some(child) = self.list.get_mut(index) else {
+            return Ok(());
+        };
+        child.phase = Phase::Starting;
+        match child.spec.launch(self.myself.get_cell()) {
+            Ok(launching) => {
+                let watcher = watch_start(
+                    self.myself.clone(),
+                    launching.cell.get_id(),
+                    launching.started,
+                );
+                child.incarnation = Some(Incarnation {
+                    cell: launching.cell,
+                    watcher,
+                });
+                Ok(())
+            }
+            Err(reason) => self.went_down(index, Exit::NotStarted(reason)),
+        }
+    }
+
+    fn went_down(&mut self, index: usize, exit: Exit) -> Result<(), GaveUp> {
+        let Some(child) = self.list.get_mut(index) else {
+            return Ok(());
+        };
+        // An end by itself while siblings wait for it to go is no second failure.
+        let ordered = child.recycle || matches!(child.phase, Phase::Stopping(_));
+        child.phase = Phase::Down;
+        child.incarnation = None;
+        child.recycle = false;
+        self.settings.exited(child, exit.clone());
+        for reply in child.down.drain(..) {
+            answer(reply, Ok(()));
+        }
+        let failed_start = match &exit {
+            Exit::NotStarted(reason) if !ordered => Some(reason),
+            _ => None,
+        };
+        if let Some(reason) = failed_start {
+            child.forget |= child.untried;
+            for reply in child.up.drain(..) {
+                let name = child.spec.name.as_ref().to_owned();
+                answer(
+                    reply,
+                    Err(ChildError::NotStarted {
+                        name,
+                        reason: reason.clone(),
+                    }),
+                );
+            }
+        }
+        if !ordered && !child.forget && child.restarts_after(&exit) {
+            return self.fail(index, exit);
+        }
+        child.wanted &= ordered;
+        let significant = !ordered && !child.forget && child.spec.significant;
+        if child.is_over() {
+            self.list.remove(index);
+        }
+        if significant {
+            self.significant_ended();
+        }
+        Ok(())
+    }
+
+    /// Answers a failure: marks who is restarted with the child and when, or gives up.
+    fn fail(&mut self, index: usize, exit: Exit) -> Result<(), GaveUp> {
+        let now = Instant::now();
+        let Some(child) = self.list.get_mut(index) else {
+            return Ok(());
+        };
+        let name = child.name();
+        let RestartDecision::After(after) = child.policy.record(now, &mut self.rng) else {
+            self.settings.emit(&SupervisorEvent::GaveUp {
+                name: name.clone(),
+                exit: exit.clone(),
+            });
+            return Err(GaveUp { name, exit });
+        };
+        child.restarts = child.restarts.saturating_add(1);
+        self.settings
+            .emit(&SupervisorEvent::Restarting { name, after });
+        let not_before = now.checked_add(after).unwrap_or(now);
+        let (first, behind) = match self.settings.strategy {
+            Strategy::OneForOne => (index, 1),
+            Strategy::OneForAll => (0, usize::MAX),
+            Strategy::RestForOne => (index, usize::MAX),
+        };
+        for child in self.list.iter_mut().skip(first).take(behind) {
+            child.not_before = child.not_before.max(not_before);
+            if child.phase != Phase::Down {
+                child.recycle = true;
+                child.wanted &= child.spec.restart != RestartKind::Temporary;
+            }
+        }
+        Ok(())
+    }
+
+    fn significant_ended(&mut self) {
+        let last = !self
+            .list
+            .iter()
+            .any(|child| child.spec.significant && child.wanted);
+        let stops = match self.settings.auto_shutdown {
+            AutoShutdown::Never => false,
+            AutoShutdown::AnySignificant => true,
+            AutoShutdown::AllSignificant => last,
+        };
+        if stops {
+            self.closing = true;
+            self.myself
+                .stop(Some("a significant child ended".to_owned()));
+        }
+    }
+
+    fn end(&mut self, name: &str, reply: Reply, forget: bool) -> Result<(), GaveUp> {
+        let Some(index) = self.list.iter().position(|child| child.spec.name() == name) else {
+            answer(
+                reply,
+                Err(ChildError::Unknown {
+                    name: name.to_owned(),
+                }),
+            );
+            return Ok(());
+        };
+        let Some(child) = self.list.get_mut(index) else {
+            return Ok(());
+        };
+        child.wanted = false;
+        child.forget |= forget || child.untried;
+        for reply in child.up.drain(..) {
+            answer(
+                reply,
+                Err(ChildError::Superseded {
+                    name: name.to_owned(),
+                }),
+            );
+        }
+        if child.phase == Phase::Down {
+            answer(reply, Ok(()));
+            if child.is_over() {
+                self.list.remove(index);
+            }
+        } else {
+            child.down.push(reply);
+        }
+        self.settle()
+    }
+
+    fn checked(&self, spec: ChildSpec, taken: bool) -> Result<Child, String> {
+        if taken {
+            return Err("the name is taken".to_owned());
+        }
+        if spec.significant && spec.restart == RestartKind::Permanent {
+            return Err("a permanent child never ends for good, so it can't be significant".into());
+        }
+        if spec.significant && self.settings.auto_shutdown == AutoShutdown::Never {
+            return Err("significant, under a supervisor that never shuts down by itself".into());
+        }
+        let policy = spec
+            .intensity
+            .policy()
+            .map_err(|refused| refused.to_string())?;
+        Ok(Child::new(spec, policy, Instant::now()))
+    }
+
+    fn arm(&mut self, now: Instant) {
+        let next = self
+            .list
+            .iter()
+            .filter_map(|child| child.wakes_at(now))
+            .min();
+        if next == self.wake.as_ref().map(|(at, _)| *at) {
+            return;
+        }
+        if let Some((_, timer)) = self.wake.take() {
+            timer.abort();
+        }
+        self.wake = next.map(|at| {
+            let timer = self
+                .myself
+                .send_after(at.saturating_duration_since(now), || Msg::Wake);
+            (at, timer.abort_handle())
+        });
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        if let Some((_, timer)) = &self.wake {
+            timer.abort();
+        }
+    }
+}
+
+impl SupervisorSettings {
+    fn exited(&self, child: &mut Child, exit: Exit) {
+        child.last_exit = Some(exit.clone());
+        child.spec.exited(&exit);
+        self.emit(&SupervisorEvent::ChildExited {
+            name: child.name(),
+            exit,
+        });
+    }
+
+    fn emit(&self, event: &SupervisorEvent) {
+        let supervisor = self.name.as_ref();
+        match event {
+            SupervisorEvent::ChildStarted { name, start } => {
+                tracing::debug!(supervisor, child = name, start, "child started");
+            }
+            SupervisorEvent::ChildExited { name, exit } if exit.is_abnormal() => {
+                tracing::warn!(supervisor, child = name, %exit, "child ended");
+            }
+            SupervisorEvent::ChildExited { name, exit } => {
+                tracing::debug!(supervisor, child = name, %exit, "child ended");
+            }
+            SupervisorEvent::Restarting { name, after } => {
+                tracing::info!(supervisor, child = name, ?after, "child will be restarted");
+            }
+            SupervisorEvent::GaveUp { name, exit } => {
+                tracing::error!(supervisor, child = name, %exit, "gave up on child");
+            }
+        }
+        if let Some(hook) = &self.on_event {
+            guarded("on_event", || hook(event));
+        }
+    }
+}
+
+/// Answers an asker, who may have left: then nobody has to know.
+fn answer(reply: Reply, outcome: Result<(), ChildError>) {
+    if reply.send(outcome).is_err() {
+        tracing::trace!("the asker left before the answer");
+    }
+}
+
+/// Tells the supervisor something. One that has ended has no use for it.
+fn tell(supervisor: &ActorRef<Msg>, msg: Msg) {
+    if supervisor.cast(msg).is_err() {
+        tracing::trace!("the supervisor ended before its child");
+    }
+}
+
+/// Reports a child's start and, once its task has ended and so dropped its state, its end.
+///
+/// One task reports both, so the end can't overtake the start.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the supervisor awaits it when it shuts down"
+)]
+fn watch_start(
+    supervisor: ActorRef<Msg>,
+    id: ActorId,
+    started: BoxFuture<'static, Result<JoinHandle<()>, String>>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        match started.await {
+            Ok(task) => {
+                tell(&supervisor, Msg::Started(id));
+                report_end(&supervisor, id, task).await;
+            }
+            Err(reason) => tell(&supervisor, Msg::NotStarted(id, reason)),
+        }
+    })
+}
+
+/// Reports the end of a child that was started under the supervisor's eyes.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the supervisor awaits it when it shuts down"
+)]
+fn watch(supervisor: ActorRef<Msg>, id: ActorId, task: JoinHandle<()>) -> JoinHandle<()> {
+    tokio::spawn(async move { report_end(&supervisor, id, task).await })
+}
+
+async fn report_end(supervisor: &ActorRef<Msg>, id: ActorId, task: JoinHandle<()>) {
+    if let Err(aborted) = task.await {
+        tracing::debug!(child = %id, %aborted, "the task of a child did not run to its end");
+    }
+    tell(supervisor, Msg::Gone(id));
+}
