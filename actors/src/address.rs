@@ -130,13 +130,17 @@ impl Drop for Seat<'_> {
 
 impl<M: Message> Clone for Address<M> {
     fn clone(&self) -> Self {
-        Self { slot: Arc::clone(&self.slot) }
+        Self {
+            slot: Arc::clone(&self.slot),
+        }
     }
 }
 
 impl<M: Message> fmt::Debug for Address<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Address").field("asking", &self.asking()).finish_non_exhaustive()
+        f.debug_struct("Address")
+            .field("asking", &self.asking())
+            .finish_non_exhaustive()
     }
 }
 
@@ -153,7 +157,10 @@ impl Alarm {
     /// Sends `message` to the actor at `at`, instead of what was set before.
     pub(crate) fn set<M: Message>(&mut self, actor: &ActorRef<M>, at: Instant, message: M) {
         let actor = actor.clone();
-        #[expect(clippy::disallowed_methods, reason = "the alarm holds the handle and aborts it")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the alarm holds the handle and aborts it"
+        )]
         let task = tokio::spawn(async move {
             sleep_until(at).await;
             // Err means that this incarnation is gone, and its alarm with it.

@@ -84,7 +84,10 @@ impl Branch {
         .on_exit(move |_| drop(deaths.alive.lock().remove(&dead)))
         .restart(kind);
         if kind == RestartKind::Permanent {
-            self.shared.specs.lock().insert(name.to_owned(), spec.clone());
+            self.shared
+                .specs
+                .lock()
+                .insert(name.to_owned(), spec.clone());
         }
         let Some(supervisor) = self.shared.supervisor.lock().clone() else {
             return Err(StartError::Stopped);
@@ -118,7 +121,12 @@ impl Branch {
 
     /// Kills a child, as a bug would. `false` if there is none of that name.
     pub(crate) fn kill(&self, name: &str) -> bool {
-        self.shared.alive.lock().get(name).map(ActorCell::kill).is_some()
+        self.shared
+            .alive
+            .lock()
+            .get(name)
+            .map(ActorCell::kill)
+            .is_some()
     }
 
     /// Kills the branch itself.
@@ -168,6 +176,8 @@ pub(crate) fn restart_events(
 
 impl fmt::Debug for Branch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Branch").field("name", &self.shared.name).finish_non_exhaustive()
+        f.debug_struct("Branch")
+            .field("name", &self.shared.name)
+            .finish_non_exhaustive()
     }
 }

@@ -103,7 +103,12 @@ pub(crate) struct Ticket {
 
 impl Ticket {
     const fn new(breaker: Breaker, pass: Pass) -> Self {
-        Self { breaker, pass, overdue: false, used: false }
+        Self {
+            breaker,
+            pass,
+            overdue: false,
+            used: false,
+        }
     }
 
     /// Whether the circuit is still in the state that gave this pass.
@@ -214,7 +219,9 @@ impl Breaker {
             rng: Mutex::new(StdRng::seed_from_u64(settings.seed)),
         };
         shared.show();
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
@@ -222,7 +229,9 @@ impl Breaker {
     }
 
     pub(crate) fn actor(&self) -> BreakerActor {
-        BreakerActor { breaker: self.clone() }
+        BreakerActor {
+            breaker: self.clone(),
+        }
     }
 
     pub(crate) fn publish(&self, actor: &ActorRef<BreakerMessage>) {
@@ -231,7 +240,10 @@ impl Breaker {
 
     pub(crate) fn close(&self) {
         self.shared.address.close();
-        let waiting = self.shared.cell.update(|state| state.queue.sweep(usize::MAX, |_| true));
+        let waiting = self
+            .shared
+            .cell
+            .update(|state| state.queue.sweep(usize::MAX, |_| true));
         drop(waiting);
     }
 
@@ -239,14 +251,24 @@ impl Breaker {
     pub(crate) async fn knock(&self, knock: Knock) -> Result<Result<Ticket, Barred>, Unanswered> {
         let door = self.shared.open_door.load(Ordering::Acquire);
         if door & 1 == 1 && !knock.again {
-            let pass = Pass { generation: door >> 1, probe: None, ramp: false };
+            let pass = Pass {
+                generation: door >> 1,
+                probe: None,
+                ramp: false,
+            };
             return Ok(Ok(Ticket::new(self.clone(), pass)));
         }
         // A breaker that is being restarted is not a reason to fail a call that won't wait.
         let patience = knock.until.max(Instant::now() + RESTART_PATIENCE);
         self.shared
             .address
-            .ask(|reply| BreakerMessage::Knock { knock: knock.clone(), reply }, patience)
+            .ask(
+                |reply| BreakerMessage::Knock {
+                    knock: knock.clone(),
+                    reply,
+                },
+                patience,
+            )
             .await
     }
 
@@ -295,7 +317,8 @@ impl Shared {
         });
         self.open_door.store(door, Ordering::Release);
         self.slow_after_ms.store(millis(slow), Ordering::Relaxed);
-        self.typical_ms.store(millis(typical.unwrap_or_default()), Ordering::Relaxed);
+        self.typical_ms
+            .store(millis(typical.unwrap_or_default()), Ordering::Relaxed);
     }
 
     fn announce(&self, transition: &Transition) {
@@ -305,9 +328,11 @@ impl Shared {
             why = transition.why, "breaker"
         );
         self.events.emit(|| match transition.to {
-            State::Open => {
-                EventKind::BreakerOpened { target, why: transition.why, until: transition.until }
-            }
+            State::Open => EventKind::BreakerOpened {
+                target,
+                why: transition.why,
+                until: transition.until,
+            },
             State::HalfOpen => EventKind::BreakerHalfOpen { target },
             State::Closed => EventKind::BreakerClosed { target },
         });
@@ -331,7 +356,11 @@ impl Actor for BreakerActor {
         (): (),
     ) -> Result<Alarm, ActorProcessingErr> {
         let now = Instant::now();
-        self.breaker.shared.cell.adopt(now, |state| drop(state.circuit.make_conservative()));
+        self.breaker.shared.cell.adopt(now, |state| {
+            if let Some(transition) = state.circuit.make_conservative() {
+                self.breaker.shared.announce(&transition);
+            }
+        });
         let mut alarm = Alarm::default();
         self.serve(&myself, &mut alarm);
         Ok(alarm)
@@ -352,7 +381,11 @@ impl Actor for BreakerActor {
             }
             BreakerMessage::Force(mode) => {
                 let now = Instant::now();
-                let forced = self.breaker.shared.cell.update(|state| state.circuit.force(mode, now));
+                let forced = self
+                    .breaker
+                    .shared
+                    .cell
+                    .update(|state| state.circuit.force(mode, now));
                 if let Some(transition) = forced {
                     self.breaker.shared.announce(&transition);
                 }
@@ -369,17 +402,32 @@ impl BreakerActor {
     fn answer(&self, knock: Knock, reply: Reply) {
         let now = Instant::now();
         self.apply_notes(now);
-        let waits = self.breaker.shared.cell.update(|state| state.answer(knock, reply, now, &self.breaker));
+        let waits = self
+            .breaker
+            .shared
+            .cell
+            .update(|state| state.answer(knock, reply, now, &self.breaker));
         if let Some((call, until)) = waits {
             let target = Arc::clone(&self.breaker.shared.name);
-            self.breaker.shared.events.emit(|| EventKind::WaitingForBreaker { call, target, until });
+            self.breaker
+                .shared
+                .events
+                .emit(|| EventKind::WaitingForBreaker {
+                    call,
+                    target,
+                    until,
+                });
         }
     }
 
     fn serve(&self, myself: &ActorRef<BreakerMessage>, alarm: &mut Alarm) {
         let now = Instant::now();
         self.apply_notes(now);
-        let (transition, next) = self.breaker.shared.cell.update(|state| state.serve(now, &self.breaker));
+        let (transition, next) = self
+            .breaker
+            .shared
+            .cell
+            .update(|state| state.serve(now, &self.breaker));
         self.breaker.shared.cell.moved_on();
         self.breaker.shared.show();
         if let Some(transition) = transition {
@@ -417,7 +465,9 @@ impl BreakerState {
                 if outcome.signal == Signal::Success {
                     self.budget.on_success(now);
                 }
-                let Outcome { pass, signal, took, .. } = outcome;
+                let Outcome {
+                    pass, signal, took, ..
+                } = outcome;
                 let transition = if outcome.overdue {
                     self.circuit.report_overdue_end(now, pass, signal, took);
                     None
@@ -442,7 +492,10 @@ impl BreakerState {
         breaker: &Breaker,
     ) -> Option<(Arc<str>, Option<Instant>)> {
         self.circuit.poll(now);
-        let waiter = Waiter { again: knock.again, reply };
+        let waiter = Waiter {
+            again: knock.again,
+            reply,
+        };
         let mut until = None;
         if self.queue.is_empty() {
             match self.circuit.admit(now) {
@@ -458,7 +511,10 @@ impl BreakerState {
             bar(waiter, Bar::Open, until);
             return None;
         }
-        drop(self.queue.sweep(SWEEP_AT_ONCE, |waiter| waiter.reply.is_closed()));
+        drop(
+            self.queue
+                .sweep(SWEEP_AT_ONCE, |waiter| waiter.reply.is_closed()),
+        );
         let entry = Entry {
             priority: knock.priority,
             deadline: knock.until,
@@ -487,11 +543,7 @@ impl BreakerState {
     }
 
     /// Lets pass whom the circuit lets pass. Says when to look again.
-    fn serve(
-        &mut self,
-        now: Instant,
-        breaker: &Breaker,
-    ) -> (Option<Transition>, Option<Instant>) {
+    fn serve(&mut self, now: Instant, breaker: &Breaker) -> (Option<Transition>, Option<Instant>) {
         let transition = self.circuit.poll(now);
         for late in self.queue.expire(now) {
             let due = self.circuit.next_event();
@@ -502,7 +554,9 @@ impl BreakerState {
                 self.queue.pop_first();
                 continue;
             }
-            let Admission::Pass(pass) = self.circuit.admit(now) else { break };
+            let Admission::Pass(pass) = self.circuit.admit(now) else {
+                break;
+            };
             match self.queue.pop_first() {
                 Some(waiting) => self.hand_over(waiting.item, pass, now, breaker),
                 None => self.circuit.release(now, pass),
@@ -513,7 +567,11 @@ impl BreakerState {
         }
         let next = [self.circuit.next_event(), self.queue.next_deadline()];
         // Timers have a resolution of 1 ms; an alarm for this very moment would only spin.
-        let next = next.into_iter().flatten().min().map(|at| at.max(now + Duration::from_millis(1)));
+        let next = next
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| at.max(now + Duration::from_millis(1)));
         (transition, next)
     }
 }

@@ -114,12 +114,22 @@ pub enum Outcome<T, E> {
 impl<T, E> Outcome<T, E> {
     /// A success of unknown cost.
     pub const fn ok(value: T) -> Self {
-        Self::Ended { result: Ok(value), verdict: Verdict::OK, cost: None, learned: None }
+        Self::Ended {
+            result: Ok(value),
+            verdict: Verdict::OK,
+            cost: None,
+            learned: None,
+        }
     }
 
     /// A failure.
     pub const fn failed(error: E, verdict: Verdict) -> Self {
-        Self::Ended { result: Err(error), verdict, cost: None, learned: None }
+        Self::Ended {
+            result: Err(error),
+            verdict,
+            cost: None,
+            learned: None,
+        }
     }
 }
 
@@ -178,15 +188,28 @@ where
         Ok(ladder) => ladder,
         Err(invalid) => {
             let error = CallError::Panicked(invalid.to_string());
-            return Finished { result: Err(error), report: CallReport::default() };
+            return Finished {
+                result: Err(error),
+                report: CallReport::default(),
+            };
         }
     };
     let now = Instant::now();
     let until = call.deadline.min(now + call.patience);
-    let mut walk =
-        Walk { context, call, operation, ladder, until, report: CallReport::default(), last: None };
+    let mut walk = Walk {
+        context,
+        call,
+        operation,
+        ladder,
+        until,
+        report: CallReport::default(),
+        last: None,
+    };
     let result = walk.to_the_end().await;
-    Finished { result, report: walk.report }
+    Finished {
+        result,
+        report: walk.report,
+    }
 }
 
 /// One call on its way.
@@ -277,7 +300,9 @@ where
             if !was_probe {
                 self.ladder.count_attempt();
             }
-            self.pause(&target, &verdict, was_probe).await.map_err(|left| left.unwrap_or(Left::GiveUp))?;
+            self.pause(&target, &verdict, was_probe)
+                .await
+                .map_err(|left| left.unwrap_or(Left::GiveUp))?;
         }
         Err(Left::MovedOn("attempts_spent"))
     }
@@ -293,7 +318,9 @@ where
         let left = self.call.deadline.saturating_duration_since(now);
         let counted = self.call.retry.attempts() - self.ladder.attempts_left();
         let decision =
-            self.call.retry.decide(verdict, counted, left, &mut *self.context.rng.lock());
+            self.call
+                .retry
+                .decide(verdict, counted, left, &mut *self.context.rng.lock());
         match decision {
             Decision::GiveUp => Err(None),
             Decision::MoveOn(MoveOn::AttemptsSpent) => Err(Some(Left::MovedOn("attempts_spent"))),
@@ -339,14 +366,18 @@ where
         target: &Target,
         cost: Cost,
     ) -> Result<Option<(Lease, Cost)>, Left> {
-        let Some(limiter) = target.limiter() else { return Ok(None) };
+        let Some(limiter) = target.limiter() else {
+            return Ok(None);
+        };
         let asked = Instant::now();
         let useful = target.breaker().typical().max(self.call.retry.min_useful());
         let reservation = Reservation {
             call: Arc::clone(&self.call.id),
             cost,
             priority: self.call.priority,
-            until: self.until.min(self.call.deadline.checked_sub(useful).unwrap_or(asked)),
+            until: self
+                .until
+                .min(self.call.deadline.checked_sub(useful).unwrap_or(asked)),
             expires: self.call.deadline,
         };
         let answer = limiter.reserve(reservation).await;
@@ -354,10 +385,18 @@ where
         match answer {
             Ok(Ok(lease)) => Ok(Some((lease, cost))),
             Ok(Err(Exhausted { ready_at, full, .. })) => {
-                let why = if full { Rejection::QueueFull } else { Rejection::QuotaExhausted };
+                let why = if full {
+                    Rejection::QueueFull
+                } else {
+                    Rejection::QuotaExhausted
+                };
                 let wait = ready_at.saturating_duration_since(Instant::now());
                 let by = Some(Arc::clone(limiter.name()));
-                self.report.rejected = Some(Rejected { why, by, retry_after: Some(wait) });
+                self.report.rejected = Some(Rejected {
+                    why,
+                    by,
+                    retry_after: Some(wait),
+                });
                 Err(Left::MovedOn(why.as_str()))
             }
             Err(unanswered) => Err(self.refuse(rejection(unanswered), target, None)),
@@ -404,7 +443,12 @@ where
         let permit = slot.lock().take();
         match ended {
             Some(Ok(Outcome::Committed(answer))) => Ok((Ok(answer), Verdict::OK)),
-            Some(Ok(Outcome::Ended { result, verdict, cost, learned })) => {
+            Some(Ok(Outcome::Ended {
+                result,
+                verdict,
+                cost,
+                learned,
+            })) => {
                 if let Some(permit) = permit {
                     if let Some(learned) = learned {
                         permit.learn(learned);
@@ -432,7 +476,9 @@ where
         let began = Instant::now();
         let mut asks = Vec::new();
         for &rung in barred {
-            let Some(Rung { target, .. }) = self.call.rungs.get(rung).cloned() else { continue };
+            let Some(Rung { target, .. }) = self.call.rungs.get(rung).cloned() else {
+                continue;
+            };
             let useful = target.breaker().typical().max(self.call.retry.min_useful());
             until = until.min(self.call.deadline.checked_sub(useful).unwrap_or(began));
             let knock = Knock {
@@ -462,7 +508,11 @@ where
 
     fn refuse(&mut self, why: Rejection, target: &Target, retry_after: Option<Duration>) -> Left {
         let by = Some(Arc::clone(target.name()));
-        self.report.rejected = Some(Rejected { why, by, retry_after });
+        self.report.rejected = Some(Rejected {
+            why,
+            by,
+            retry_after,
+        });
         match why {
             Rejection::DeadlinePassed | Rejection::Stopped | Rejection::Draining => Left::GiveUp,
             _ => Left::MovedOn(why.as_str()),
@@ -483,8 +533,12 @@ where
     }
 
     fn announce_fall(&self, why: &'static str) {
-        let Some(rung) = self.ladder.rung() else { return };
-        let Some(Rung { target, .. }) = self.call.rungs.get(rung) else { return };
+        let Some(rung) = self.ladder.rung() else {
+            return;
+        };
+        let Some(Rung { target, .. }) = self.call.rungs.get(rung) else {
+            return;
+        };
         self.context.events.emit(|| EventKind::FellToRung {
             call: Arc::clone(&self.call.id),
             rung,

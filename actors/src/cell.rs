@@ -79,7 +79,9 @@ impl<S, N> Cell<S, N> {
     /// trusted.
     pub(crate) fn adopt(&self, now: Instant, distrust: impl FnOnce(&mut S)) {
         let mut adoption = self.adoption.lock();
-        let again = adoption.last.is_some_and(|last| now.duration_since(last) < SUSPICIOUS)
+        let again = adoption
+            .last
+            .is_some_and(|last| now.duration_since(last) < SUSPICIOUS)
             && adoption.count > 1
             && adoption.revision == adoption.revision_at_last;
         adoption.count += 1;

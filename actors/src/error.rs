@@ -41,7 +41,11 @@ pub struct Rejected {
 
 impl Rejected {
     pub(crate) const fn new(why: Rejection) -> Self {
-        Self { why, by: None, retry_after: None }
+        Self {
+            why,
+            by: None,
+            retry_after: None,
+        }
     }
 }
 

@@ -135,7 +135,11 @@ impl Events {
         let mut seq = self.shared.seq.lock();
         *seq += 1;
         // Err means that the last listener left in between.
-        drop(self.shared.sender.send(Event { seq: *seq, at: Instant::now(), kind: kind() }));
+        drop(self.shared.sender.send(Event {
+            seq: *seq,
+            at: Instant::now(),
+            kind: kind(),
+        }));
     }
 
     pub(crate) fn restarted(&self) {
@@ -147,7 +151,9 @@ impl Events {
     }
 
     pub(crate) fn subscribe(&self) -> EventStream {
-        EventStream { receiver: self.shared.sender.subscribe() }
+        EventStream {
+            receiver: self.shared.sender.subscribe(),
+        }
     }
 }
 

@@ -13,6 +13,11 @@
 //! └── callers  ── caller × n           one call each, from ladder to verdict
 //! ```
 
+#![cfg_attr(
+    test,
+    expect(clippy::disallowed_methods, reason = "tests await their own tasks")
+)]
+
 pub mod system;
 
 pub mod caller;

@@ -84,14 +84,20 @@ impl Lease {
     /// Replaces the reserved cost by the true one.
     pub(crate) fn settle(mut self, actual: Cost) {
         self.settled = true;
-        self.limiter.note(Note::Settle { lease: self.id, actual });
+        self.limiter.note(Note::Settle {
+            lease: self.id,
+            actual,
+        });
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.settled {
-            self.limiter.note(Note::Settle { lease: self.id, actual: Cost::ZERO });
+            self.limiter.note(Note::Settle {
+                lease: self.id,
+                actual: Cost::ZERO,
+            });
         }
     }
 }
@@ -112,7 +118,10 @@ enum Note {
 
 #[derive(Debug)]
 pub(crate) enum LimiterMessage {
-    Reserve { reservation: Reservation, reply: Reply },
+    Reserve {
+        reservation: Reservation,
+        reply: Reply,
+    },
     Notes,
     Wake,
 }
@@ -132,7 +141,14 @@ impl Limiter {
         };
         // Those who ask either wait in the queue, which is bounded, or are answered in microseconds.
         let address = Address::vacant(queue_bound.saturating_mul(2).saturating_add(1024));
-        Ok(Self { shared: Arc::new(Shared { name, address, cell: Cell::new(state), events }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                name,
+                address,
+                cell: Cell::new(state),
+                events,
+            }),
+        })
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
@@ -140,7 +156,9 @@ impl Limiter {
     }
 
     pub(crate) fn actor(&self) -> LimiterActor {
-        LimiterActor { limiter: self.clone() }
+        LimiterActor {
+            limiter: self.clone(),
+        }
     }
 
     pub(crate) fn publish(&self, actor: &ActorRef<LimiterMessage>) {
@@ -150,7 +168,10 @@ impl Limiter {
     pub(crate) fn close(&self) {
         self.shared.address.close();
         // Dropping the reply ports tells those who wait.
-        let waiting = self.shared.cell.update(|state| state.queue.sweep(usize::MAX, |_| true));
+        let waiting = self
+            .shared
+            .cell
+            .update(|state| state.queue.sweep(usize::MAX, |_| true));
         drop(waiting);
     }
 
@@ -164,7 +185,10 @@ impl Limiter {
         self.shared
             .address
             .ask(
-                |reply| LimiterMessage::Reserve { reservation: reservation.clone(), reply },
+                |reply| LimiterMessage::Reserve {
+                    reservation: reservation.clone(),
+                    reply,
+                },
                 until,
             )
             .await
@@ -208,7 +232,10 @@ impl Actor for LimiterActor {
         (): (),
     ) -> Result<Alarm, ActorProcessingErr> {
         let now = Instant::now();
-        self.limiter.shared.cell.adopt(now, |state| state.quota.make_conservative(now));
+        self.limiter
+            .shared
+            .cell
+            .adopt(now, |state| state.quota.make_conservative(now));
         let mut alarm = Alarm::default();
         self.serve(&myself, &mut alarm);
         Ok(alarm)
@@ -237,14 +264,13 @@ impl Actor for LimiterActor {
 
 impl LimiterActor {
     /// Grants, queues or refuses one reservation.
-    fn admit(
-        &self,
-        reservation: Reservation,
-        reply: Reply,
-    ) {
+    fn admit(&self, reservation: Reservation, reply: Reply) {
         let now = Instant::now();
         self.apply_notes(now);
-        self.limiter.shared.cell.update(|state| state.admit(reservation, reply, now, &self.limiter));
+        self.limiter
+            .shared
+            .cell
+            .update(|state| state.admit(reservation, reply, now, &self.limiter));
         self.limiter.shared.cell.moved_on();
     }
 
@@ -252,7 +278,11 @@ impl LimiterActor {
     fn serve(&self, myself: &ActorRef<LimiterMessage>, alarm: &mut Alarm) {
         let now = Instant::now();
         self.apply_notes(now);
-        let next = self.limiter.shared.cell.update(|state| state.serve(now, &self.limiter));
+        let next = self
+            .limiter
+            .shared
+            .cell
+            .update(|state| state.serve(now, &self.limiter));
         if let Some(at) = next
             && alarm.wants(at)
         {
@@ -280,15 +310,12 @@ impl LimiterActor {
 }
 
 impl LimiterState {
-    fn admit(
-        &mut self,
-        reservation: Reservation,
-        reply: Reply,
-        now: Instant,
-        limiter: &Limiter,
-    ) {
+    fn admit(&mut self, reservation: Reservation, reply: Reply, now: Instant, limiter: &Limiter) {
         if self.queue.is_empty() {
-            match self.quota.try_reserve(reservation.cost, reservation.expires, now) {
+            match self
+                .quota
+                .try_reserve(reservation.cost, reservation.expires, now)
+            {
                 Ok(id) => return grant(reply, limiter, id),
                 Err(refusal) if refusal.at > reservation.until => {
                     return refuse(reply, refusal.at, refusal.axis, false);
@@ -302,8 +329,14 @@ impl LimiterState {
         if turn > reservation.until {
             return refuse(reply, turn, None, false);
         }
-        drop(self.queue.sweep(SWEEP_AT_ONCE, |waiter| waiter.reply.is_closed()));
-        let (call, quota) = (Arc::clone(&reservation.call), Arc::clone(&limiter.shared.name));
+        drop(
+            self.queue
+                .sweep(SWEEP_AT_ONCE, |waiter| waiter.reply.is_closed()),
+        );
+        let (call, quota) = (
+            Arc::clone(&reservation.call),
+            Arc::clone(&limiter.shared.name),
+        );
         let entry = Entry {
             priority: reservation.priority,
             deadline: reservation.until,
@@ -311,10 +344,11 @@ impl LimiterState {
             item: Waiter { reservation, reply },
         };
         match self.queue.push(entry, now) {
-            Ok(_) => limiter
-                .shared
-                .events
-                .emit(|| EventKind::WaitingForQuota { call, quota, until: turn }),
+            Ok(_) => limiter.shared.events.emit(|| EventKind::WaitingForQuota {
+                call,
+                quota,
+                until: turn,
+            }),
             Err(waiter) => refuse(waiter.reply, turn, None, true),
         }
     }
@@ -324,7 +358,10 @@ impl LimiterState {
         if now.duration_since(self.swept) >= SWEEP_EVERY {
             self.swept = now;
             self.quota.sweep(now);
-            drop(self.queue.sweep(usize::MAX, |waiter| waiter.reply.is_closed()));
+            drop(
+                self.queue
+                    .sweep(usize::MAX, |waiter| waiter.reply.is_closed()),
+            );
         }
         for late in self.queue.expire(now) {
             let at = self.quota.ready_at(late.reservation.cost, now);
@@ -348,24 +385,34 @@ impl LimiterState {
                 }
             }
         }
-        let next = [next, self.queue.next_deadline()].into_iter().flatten().min();
+        let next = [next, self.queue.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min();
         let sweep = self.quota.next_expiry();
         // Timers have a resolution of 1 ms; an alarm for this very moment would only spin.
-        [next, sweep].into_iter().flatten().min().map(|at| at.max(now + Duration::from_millis(1)))
+        [next, sweep]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| at.max(now + Duration::from_millis(1)))
     }
 }
 
 fn grant(reply: Reply, limiter: &Limiter, id: LeaseId) {
     // An asker that has left drops the lease, and so gives it back.
-    drop(reply.send(Ok(Lease { limiter: limiter.clone(), id, settled: false })));
+    drop(reply.send(Ok(Lease {
+        limiter: limiter.clone(),
+        id,
+        settled: false,
+    })));
 }
 
-fn refuse(
-    reply: Reply,
-    ready_at: Instant,
-    axis: Option<Axis>,
-    full: bool,
-) {
+fn refuse(reply: Reply, ready_at: Instant, axis: Option<Axis>, full: bool) {
     // Err means that the asker has left.
-    drop(reply.send(Err(Exhausted { ready_at, axis, full })));
+    drop(reply.send(Err(Exhausted {
+        ready_at,
+        axis,
+        full,
+    })));
 }

@@ -119,7 +119,14 @@ impl Permit {
     }
 
     fn request_alone(&self) -> Cost {
-        if self.sent { Cost { output: 0, ..self.reserved } } else { Cost::ZERO }
+        if self.sent {
+            Cost {
+                output: 0,
+                ..self.reserved
+            }
+        } else {
+            Cost::ZERO
+        }
     }
 }
 

@@ -19,8 +19,8 @@ use tokio::sync::{Semaphore, TryAcquireError, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::address::Direct;
-use crate::gauge::Gauge;
 use crate::error::{Rejected, Rejection};
+use crate::gauge::Gauge;
 use crate::snapshot::PoolSnapshot;
 
 /// The callers of one system.
@@ -61,12 +61,7 @@ struct Work {
 }
 
 impl Pool {
-    pub(crate) fn new(
-        size: usize,
-        waiting_bound: usize,
-        in_flight: Gauge,
-        hire: Hire,
-    ) -> Self {
+    pub(crate) fn new(size: usize, waiting_bound: usize, in_flight: Gauge, hire: Hire) -> Self {
         Self {
             shared: Arc::new(Shared {
                 idle: Mutex::new(Vec::new()),
@@ -96,12 +91,16 @@ impl Pool {
             drop(answer.send(future.await));
         }));
         loop {
-            let caller = match self.shared.idle.lock().pop() {
+            let idle = self.shared.idle.lock().pop();
+            let caller = match idle {
                 Some(caller) => caller,
                 None => (self.shared.hire)(self.clone()).await?,
             };
             let (done, ended) = oneshot::channel();
-            if !caller.hand(CallerMessage::Run { job: job.clone(), done }) {
+            if !caller.hand(CallerMessage::Run {
+                job: job.clone(),
+                done,
+            }) {
                 continue;
             }
             if ended.await.is_ok() || job.is_broken() {
@@ -110,10 +109,7 @@ impl Pool {
         }
     }
 
-    async fn seat(
-        &self,
-        deadline: Instant,
-    ) -> Result<tokio::sync::SemaphorePermit<'_>, Rejected> {
+    async fn seat(&self, deadline: Instant) -> Result<tokio::sync::SemaphorePermit<'_>, Rejected> {
         match self.shared.seats.try_acquire() {
             Ok(seat) => return Ok(seat),
             Err(TryAcquireError::Closed) => return Err(Rejected::new(Rejection::Stopped)),
@@ -137,14 +133,6 @@ impl Pool {
         Caller { pool: self.clone() }
     }
 
-    pub(crate) fn caller_started(&self) {
-        self.shared.alive.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn caller_ended(&self) {
-        self.shared.alive.fetch_sub(1, Ordering::Relaxed);
-    }
-
     pub(crate) fn snapshot(&self) -> PoolSnapshot {
         let shared = &self.shared;
         PoolSnapshot {
@@ -158,7 +146,9 @@ impl Pool {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("size", &self.size).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("size", &self.size)
+            .finish_non_exhaustive()
     }
 }
 
@@ -183,7 +173,10 @@ impl Drop for Place<'_> {
 
 impl Job {
     fn new(future: BoxFuture<'static, ()>) -> Self {
-        Self(Arc::new(Mutex::new(Work { future: Some(future), polling: false })))
+        Self(Arc::new(Mutex::new(Work {
+            future: Some(future),
+            polling: false,
+        })))
     }
 
     /// Polls the future, which is dropped at its end.
@@ -224,24 +217,35 @@ pub(crate) struct Caller {
     pool: Pool,
 }
 
+/// Counts a caller while it lives, however it ends.
+#[derive(Debug)]
+pub(crate) struct Alive(Pool);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.shared.alive.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Actor for Caller {
     type Msg = CallerMessage;
-    type State = ();
+    type State = Alive;
     type Arguments = ();
 
     async fn pre_start(
         &self,
         _myself: ActorRef<CallerMessage>,
         (): (),
-    ) -> Result<(), ActorProcessingErr> {
-        Ok(())
+    ) -> Result<Alive, ActorProcessingErr> {
+        self.pool.shared.alive.fetch_add(1, Ordering::Relaxed);
+        Ok(Alive(self.pool.clone()))
     }
 
     async fn handle(
         &self,
         myself: ActorRef<CallerMessage>,
         message: CallerMessage,
-        (): &mut (),
+        _alive: &mut Alive,
     ) -> Result<(), ActorProcessingErr> {
         let CallerMessage::Run { job, mut done } = message;
         let finished = tokio::select! {
@@ -254,8 +258,8 @@ impl Actor for Caller {
         }
         self.pool.shared.idle.lock().push(Direct::new(myself));
         if finished {
-            // Err means that the submitter has left.
-            drop(done.send(()));
+            done.send(())
+                .unwrap_or_else(|()| tracing::trace!("submitter left"));
         }
         Ok(())
     }

@@ -75,7 +75,12 @@ pub struct SystemSettings {
 
 impl Default for SystemSettings {
     fn default() -> Self {
-        Self { callers: 4096, waiting: 4096, targets: 1024, seed: None }
+        Self {
+            callers: 4096,
+            waiting: 4096,
+            targets: 1024,
+            seed: None,
+        }
     }
 }
 
@@ -104,7 +109,10 @@ pub struct QuotaSpec {
 
 impl Default for QuotaSpec {
     fn default() -> Self {
-        Self { settings: QuotaSettings::default(), queue_bound: 10_000 }
+        Self {
+            settings: QuotaSettings::default(),
+            queue_bound: 10_000,
+        }
     }
 }
 
@@ -212,7 +220,10 @@ impl System {
         let root = Supervisor::start(root, branches.into())
             .await
             .map_err(|error| StartError::Actor(error.to_string()))?;
-        let settings = SystemSettings { seed: Some(seed), ..settings };
+        let settings = SystemSettings {
+            seed: Some(seed),
+            ..settings
+        };
         let shared = Shared {
             settings,
             context,
@@ -226,7 +237,9 @@ impl System {
             quotas: RwLock::default(),
             targets: RwLock::default(),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// The quota of this name, made as `spec` says if it is new.
@@ -248,13 +261,23 @@ impl System {
             }
             let events = self.shared.context.events.clone();
             let limiter = Limiter::new(name.into(), spec.settings, spec.queue_bound, events)?;
-            quotas.insert(name.into(), Quota { limiter: limiter.clone() });
+            quotas.insert(
+                name.into(),
+                Quota {
+                    limiter: limiter.clone(),
+                },
+            );
             Quota { limiter }
         };
         let (actor, address) = (quota.limiter.clone(), quota.limiter.clone());
         self.shared
             .limiters
-            .add(name, RestartKind::Permanent, move || actor.actor(), move |r| address.publish(r))
+            .add(
+                name,
+                RestartKind::Permanent,
+                move || actor.actor(),
+                move |r| address.publish(r),
+            )
             .await?;
         Ok(quota)
     }
@@ -285,7 +308,12 @@ impl System {
         let (actor, address) = (target.breaker().clone(), target.breaker().clone());
         self.shared
             .breakers
-            .add(name, RestartKind::Permanent, move || actor.actor(), move |r| address.publish(r))
+            .add(
+                name,
+                RestartKind::Permanent,
+                move || actor.actor(),
+                move |r| address.publish(r),
+            )
             .await?;
         Ok(target)
     }
@@ -307,7 +335,9 @@ impl System {
             limiter: spec.quota.map(|quota| quota.limiter),
             added: ADDED.fetch_add(1, Ordering::Relaxed),
         };
-        Ok(Target { inner: Arc::new(inner) })
+        Ok(Target {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Removes the oldest target that nobody holds if the system is full.
@@ -318,9 +348,15 @@ impl System {
             if targets.len() < bound {
                 return Ok(());
             }
-            let unused = targets.iter().filter(|(_, t)| Arc::strong_count(&t.inner) == 1);
-            let oldest = unused.min_by_key(|(_, t)| t.inner.added).map(|(name, _)| name.clone());
-            let Some(oldest) = oldest else { return Err(StartError::TooMany(bound)) };
+            let unused = targets
+                .iter()
+                .filter(|(_, t)| Arc::strong_count(&t.inner) == 1);
+            let oldest = unused
+                .min_by_key(|(_, t)| t.inner.added)
+                .map(|(name, _)| name.clone());
+            let Some(oldest) = oldest else {
+                return Err(StartError::TooMany(bound));
+            };
             targets.remove(&oldest);
             oldest
         };
@@ -351,7 +387,10 @@ impl System {
             Ok(Some(finished)) => finished,
             Ok(None) => {
                 let error = CallError::Panicked("the call itself panicked".to_owned());
-                Finished { result: Err(error), report: CallReport::default() }
+                Finished {
+                    result: Err(error),
+                    report: CallReport::default(),
+                }
             }
             Err(rejected) => refused(rejected),
         }
@@ -367,7 +406,10 @@ impl System {
     /// with the system. A slow hook misses events, and is told how many; it slows no call.
     pub fn on_event(&self, hook: impl Fn(Heard) + Send + 'static) {
         let mut events = self.events();
-        #[expect(clippy::disallowed_methods, reason = "ends when the last event sender is gone")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "ends when the last event sender is gone"
+        )]
         tokio::spawn(async move {
             while let Some(heard) = events.next().await {
                 hook(heard);
@@ -380,8 +422,18 @@ impl System {
     pub fn snapshot(&self) -> Snapshot {
         let shared = &self.shared;
         Snapshot {
-            limiters: shared.quotas.read().values().map(|q| q.limiter.snapshot()).collect(),
-            breakers: shared.targets.read().values().map(|t| t.breaker().snapshot()).collect(),
+            limiters: shared
+                .quotas
+                .read()
+                .values()
+                .map(|q| q.limiter.snapshot())
+                .collect(),
+            breakers: shared
+                .targets
+                .read()
+                .values()
+                .map(|t| t.breaker().snapshot())
+                .collect(),
             pool: shared.pool.snapshot(),
             restarts: shared.context.events.restarts(),
             draining: shared.draining.load(Ordering::Acquire),
@@ -394,7 +446,11 @@ impl System {
         let mut names = Vec::new();
         for (branch, of) in self.branches() {
             names.push(branch.to_owned());
-            names.extend(of.alive().into_iter().map(|name| format!("{branch}/{name}")));
+            names.extend(
+                of.alive()
+                    .into_iter()
+                    .map(|name| format!("{branch}/{name}")),
+            );
         }
         names
     }
@@ -404,8 +460,13 @@ impl System {
     /// `false` if there is none of that name.
     #[must_use]
     pub fn kill(&self, actor: &str) -> bool {
-        let (branch, child) = actor.split_once('/').map_or((actor, None), |(b, c)| (b, Some(c)));
-        let Some((_, branch)) = self.branches().into_iter().find(|(name, _)| *name == branch)
+        let (branch, child) = actor
+            .split_once('/')
+            .map_or((actor, None), |(b, c)| (b, Some(c)));
+        let Some((_, branch)) = self
+            .branches()
+            .into_iter()
+            .find(|(name, _)| *name == branch)
         else {
             return false;
         };
@@ -463,7 +524,9 @@ impl System {
 
 impl fmt::Debug for System {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("System").field("settings", &self.shared.settings).finish_non_exhaustive()
+        f.debug_struct("System")
+            .field("settings", &self.shared.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -476,8 +539,14 @@ fn check(field: &'static str, value: usize, allowed: &'static str) -> Result<(),
 }
 
 fn refused<T, E>(rejected: Rejected) -> Finished<T, E> {
-    let report = CallReport { rejected: Some(rejected.clone()), ..CallReport::default() };
-    Finished { result: Err(CallError::Refused(rejected)), report }
+    let report = CallReport {
+        rejected: Some(rejected.clone()),
+        ..CallReport::default()
+    };
+    Finished {
+        result: Err(CallError::Refused(rejected)),
+        report,
+    }
 }
 
 /// How long a branch that is being restarted may take to have room for one more caller.
@@ -523,3 +592,6 @@ fn hire(callers: Branch) -> Hire {
         .boxed()
     })
 }
+
+#[cfg(test)]
+mod tests;

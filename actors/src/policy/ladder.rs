@@ -29,13 +29,22 @@ impl Ladder {
         if !(1..=100).contains(&attempts) {
             return Err(InvalidPolicy::new("retry.attempts", attempts, "1 to 100"));
         }
-        Ok(Self { rungs, rung: 0, attempts, attempts_left: attempts })
+        Ok(Self {
+            rungs,
+            rung: 0,
+            attempts,
+            attempts_left: attempts,
+        })
     }
 
     /// The rung that the call stands on; `None` below the last.
     #[must_use]
     pub const fn rung(&self) -> Option<usize> {
-        if self.rung < self.rungs { Some(self.rung) } else { None }
+        if self.rung < self.rungs {
+            Some(self.rung)
+        } else {
+            None
+        }
     }
 
     /// Whether there is another rung below.
@@ -49,7 +58,9 @@ impl Ladder {
     pub fn may_attempt(&self) -> bool {
         let below = self.rungs.saturating_sub(self.rung + 1);
         // With fewer attempts than rungs the first rung still gets one.
-        let kept = u32::try_from(below).unwrap_or(u32::MAX).min(self.attempts - 1);
+        let kept = u32::try_from(below)
+            .unwrap_or(u32::MAX)
+            .min(self.attempts - 1);
         self.attempts_left > kept
     }
 
