@@ -14,6 +14,8 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, Uri};
 
+pub mod sse;
+
 /// Sends requests to a provider.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Sends one request and waits for the answer's status and headers.
@@ -120,7 +122,10 @@ impl TransportError {
         kind: Broken,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { kind, source: Some(source.into()) }
+        Self {
+            kind,
+            source: Some(source.into()),
+        }
     }
 }
 
