@@ -14,6 +14,8 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, Uri};
 
+pub mod sse;
+
 /// Sends requests to a provider.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Sends one request and waits for the answer's status and headers.
