@@ -1,2 +1,5 @@
 //! seawall keeps a service alive when the model provider behind it is slow, limited, flaky or down.
+pub mod config;
+pub mod duration;
+pub mod profile;
 pub mod transport;
