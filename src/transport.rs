@@ -14,6 +14,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, Uri};
 
+pub mod http;
 pub mod sse;
 
 /// Sends requests to a provider.
