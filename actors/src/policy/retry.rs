@@ -177,6 +177,14 @@ mod tests {
     }
 
     #[test]
+    fn trap_23_a_call_whose_effect_is_unknown_is_not_sent_again_however_much_is_left() {
+        let perhaps_done = Verdict::new("broken_after_send", Blame::Network, Again::Never)
+            .not_before(Some(Duration::ZERO));
+        let decision = Retry::default().decide(&perhaps_done, 1, MINUTE, &mut rng());
+        assert_eq!(decision, Decision::GiveUp);
+    }
+
+    #[test]
     fn a_target_that_will_not_answer_differently_is_left_without_a_wait() {
         let missing = Verdict::new("model_not_found", Blame::Target, Again::Elsewhere);
         assert_eq!(

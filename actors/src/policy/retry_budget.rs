@@ -30,14 +30,14 @@ const TOKEN: u128 = GRAINS_PER_MILLIONTH * 1_000_000;
 const GRAINS_PER_MILLIONTH: u128 = 1_000_000_000;
 
 impl RetryBudget {
-    /// Tokens that a budget may save up, unless it starts with more.
+    /// Retries that a budget may save up, unless it starts with more or is told otherwise.
     pub const SAVINGS: u32 = 100;
 
     /// Makes a budget with `initial` retries in hand, which earns `ratio` of one a success.
     ///
     /// `floor_per_second` retries are earned with time alone. Both are taken to the nearest
-    /// millionth. Savings end at `max(initial, 100)` retries: enough to ride out a burst of
-    /// failures after calm, and no more than a blink of a target's capacity.
+    /// millionth. Savings end at `max(initial, 100)` retries: enough for every call in flight to
+    /// outlive one blip after a calm hour.
     ///
     /// # Errors
     ///
@@ -81,6 +81,17 @@ impl RetryBudget {
             level: 10 * TOKEN,
             refilled: now,
         }
+    }
+
+    /// Lets the budget save up no more than `retries`, and drops what it has above that.
+    ///
+    /// Savings are what is spent at once when an outage begins. A single server with little
+    /// capacity to spare wants few of them: each delays the end of its backlog.
+    #[must_use]
+    pub fn saving_at_most(mut self, retries: u32) -> Self {
+        self.cap = u128::from(retries) * TOKEN;
+        self.level = self.level.min(self.cap);
+        self
     }
 
     /// Earns the deposit of one attempt that succeeded.
@@ -192,6 +203,17 @@ mod tests {
         assert!((budget.level(after(start, 86_400_000)) - 100.0).abs() < 1e-9);
         let rich = RetryBudget::new(0.0, 500, 1000.0, start).unwrap();
         assert!((rich.level(after(start, 86_400_000)) - 500.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_budget_told_to_save_less_drops_the_rest_and_earns_no_more() {
+        let start = Instant::now();
+        let mut budget = RetryBudget::standard(start).saving_at_most(3);
+        let later = after(start, 60_000);
+        for _ in 0..100 {
+            budget.on_success(later);
+        }
+        assert_eq!((0..10).filter(|_| budget.try_spend(later)).count(), 3);
     }
 
     #[test]
