@@ -1,0 +1,3 @@
+//! The product, situation by situation.
+
+mod breaker_detection;
