@@ -12,3 +12,6 @@ mod reset_herd;
 mod retry_budgets;
 #[cfg(test)]
 mod throttling;
+//! The product, situation by situation.
+
+mod breaker_detection;

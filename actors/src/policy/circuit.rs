@@ -14,7 +14,7 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use self::latency::Latency;
-use self::open_timer::OpenTimer;
+use self::open_timer::{OpenTimer, later};
 pub use self::pass::{Admission, Pass, Signal};
 use self::phase::{Lease, Phase};
 use self::ramp::Ramp;
@@ -497,11 +497,6 @@ impl Circuit {
             ramp.take_if(over);
         }
     }
-}
-
-/// `now + wait`, and `now` where the clock cannot say it.
-fn later(now: Instant, wait: Duration) -> Instant {
-    now.checked_add(wait).unwrap_or(now)
 }
 
 #[cfg(test)]

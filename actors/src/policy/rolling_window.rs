@@ -291,6 +291,17 @@ mod tests {
     }
 
     #[test]
+    fn trap_13_a_busy_window_keeps_buckets_and_no_calls() {
+        let now = start();
+        let mut window = TimeWindow::new(Duration::from_secs(30), 10, now).unwrap();
+        for micros in 0..100_000 {
+            window.record(now + Duration::from_micros(micros), OK);
+        }
+        let held = window.totals(now + Duration::from_secs(1)).calls;
+        assert_eq!((held, window.ring.len()), (100_000, 10));
+    }
+
+    #[test]
     fn a_clock_that_runs_backwards_counts_as_no_time() {
         let now = start() + Duration::from_secs(3_600);
         let mut window = TimeWindow::new(Duration::from_secs(30), 10, now).unwrap();

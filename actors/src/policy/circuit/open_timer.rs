@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::{Rng, RngExt};
 use tokio::time::Instant;
 
-use super::{CircuitSettings, later};
+use super::CircuitSettings;
 
 #[derive(Debug, Clone)]
 pub(super) struct OpenTimer {
@@ -58,4 +58,9 @@ impl OpenTimer {
         let due = later(since, self.interval.min(cap).mul_f64(self.kept));
         self.hinted.map_or(due, |hinted| hinted.max(due))
     }
+}
+
+/// `now + wait`, and `now` where the clock cannot say it.
+pub(super) fn later(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait).unwrap_or(now)
 }

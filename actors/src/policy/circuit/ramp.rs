@@ -8,7 +8,8 @@
 
 use tokio::time::Instant;
 
-use super::{CircuitSettings, later};
+use super::CircuitSettings;
+use super::open_timer::later;
 
 #[derive(Debug, Clone)]
 pub(super) struct Ramp {
