@@ -15,3 +15,8 @@ mod throttling;
 //! The product, situation by situation.
 
 mod breaker_detection;
+//! What seawall promises, one file a situation.
+
+mod reset_herd_quota;
+mod token_settlement;
+mod window_bound;
