@@ -18,7 +18,7 @@ use super::actor::{Msg, Reply};
 use super::child::{ChildSpec, RestartKind, SHUTDOWN_REASON};
 use super::incarnation::Incarnation;
 use super::status::{ChildError, ChildStatus, Exit, StartError, SupervisorEvent};
-use super::supervised::{Child, Phase};
+use super::supervised::{Child, Goal, Phase};
 use super::{AutoShutdown, Strategy, SupervisorSettings};
 use crate::policy::restart::RestartDecision;
 
@@ -99,7 +99,7 @@ impl Children {
             }
             child.starts = child.starts.saturating_add(1);
             child.untried = false;
-            if child.wanted && !child.recycle {
+            if child.is_wanted() && !child.recycle {
                 for reply in child.up.drain(..) {
                     answer(reply, Ok(()));
                 }
@@ -149,7 +149,8 @@ impl Children {
     }
 
     pub(super) fn restart(&mut self, name: &str, reply: Reply) -> Result<(), GaveUp> {
-        let Some(child) = self.list.iter_mut().find(|child| child.spec.name() == name) else {
+        let known = |child: &&mut Child| child.spec.name() == name && child.goal != Goal::Gone;
+        let Some(child) = self.list.iter_mut().find(known) else {
             answer(
                 reply,
                 Err(ChildError::Unknown {
@@ -158,8 +159,7 @@ impl Children {
             );
             return Ok(());
         };
-        child.wanted = true;
-        child.forget = false;
+        child.goal = Goal::Up;
         child.recycle = child.phase != Phase::Down;
         child.not_before = Instant::now();
         child.up.push(reply);
@@ -178,7 +178,7 @@ impl Children {
         }
         let settings = &self.settings;
         for child in self.list.iter_mut().rev() {
-            child.wanted = false;
+            child.goal = Goal::Down;
             if matches!(child.phase, Phase::Starting | Phase::Up) {
                 child.order_stop(Instant::now());
             }
@@ -247,9 +247,9 @@ impl Children {
         }
         for (index, child) in self.list.iter().enumerate() {
             match child.phase {
-                Phase::Down if child.wanted && child.not_before <= now => return Some(index),
+                Phase::Down if child.is_wanted() && child.not_before <= now => return Some(index),
                 Phase::Up => {}
-                Phase::Down | Phase::Starting | Phase::Stopping(_) if !child.wanted => {}
+                Phase::Down | Phase::Starting | Phase::Stopping(_) if !child.is_wanted() => {}
                 Phase::Down | Phase::Starting | Phase::Stopping(_) if grouped => return None,
                 Phase::Down | Phase::Starting | Phase::Stopping(_) => {}
             }
@@ -290,8 +290,8 @@ impl Children {
             Exit::NotStarted(reason) if !ordered => Some(reason),
             _ => None,
         };
+        let refused = child.untried && failed_start.is_some();
         if let Some(reason) = failed_start {
-            child.forget |= child.untried;
             for reply in child.up.drain(..) {
                 let name = child.spec.name.as_ref().to_owned();
                 answer(
@@ -303,14 +303,14 @@ impl Children {
                 );
             }
         }
-        if !ordered && !child.forget && child.restarts_after(&exit) {
+        if !ordered && !refused && child.restarts_after(&exit) {
             return self.fail(index, exit);
         }
-        child.wanted &= ordered;
-        let significant = !ordered && !child.forget && child.spec.significant;
-        if child.is_over() {
-            self.list.remove(index);
+        if !ordered {
+            child.goal = child.rest();
         }
+        let significant = !ordered && !refused && child.spec.significant;
+        self.forget_if_over(index);
         if significant {
             self.significant_ended();
         }
@@ -344,17 +344,33 @@ impl Children {
             child.not_before = child.not_before.max(not_before);
             if child.phase != Phase::Down {
                 child.recycle = true;
-                child.wanted &= child.spec.restart != RestartKind::Temporary;
+                if child.spec.restart == RestartKind::Temporary {
+                    child.goal = Goal::Gone;
+                }
             }
         }
         Ok(())
+    }
+
+    fn forget_if_over(&mut self, index: usize) {
+        if self.list.get(index).is_some_and(Child::is_over) {
+            let child = self.list.remove(index);
+            for reply in child.up {
+                answer(
+                    reply,
+                    Err(ChildError::Superseded {
+                        name: child.spec.name.to_string(),
+                    }),
+                );
+            }
+        }
     }
 
     fn significant_ended(&mut self) {
         let last = !self
             .list
             .iter()
-            .any(|child| child.spec.significant && child.wanted);
+            .any(|child| child.spec.significant && child.is_wanted());
         let stops = match self.settings.auto_shutdown {
             AutoShutdown::Never => false,
             AutoShutdown::AnySignificant => true,
@@ -380,8 +396,9 @@ impl Children {
         let Some(child) = self.list.get_mut(index) else {
             return Ok(());
         };
-        child.wanted = false;
-        child.forget |= forget || child.untried;
+        if child.goal != Goal::Gone {
+            child.goal = if forget { Goal::Gone } else { child.rest() };
+        }
         for reply in child.up.drain(..) {
             answer(
                 reply,
@@ -392,9 +409,7 @@ impl Children {
         }
         if child.phase == Phase::Down {
             answer(reply, Ok(()));
-            if child.is_over() {
-                self.list.remove(index);
-            }
+            self.forget_if_over(index);
         } else {
             child.down.push(reply);
         }

@@ -23,19 +23,26 @@ pub(super) enum Phase {
     Stopping(Option<Instant>),
 }
 
+/// What a child should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goal {
+    Up,
+    /// Down, but known and ready to be restarted by name.
+    Down,
+    /// Down and forgotten.
+    Gone,
+}
+
 pub(super) struct Child {
     pub(super) spec: ChildSpec,
     pub(super) policy: Restart,
     pub(super) phase: Phase,
     pub(super) incarnation: Option<Incarnation>,
-    /// Should be up.
-    pub(super) wanted: bool,
+    pub(super) goal: Goal,
     /// Has to go down before anything that goes with it comes up.
     pub(super) recycle: bool,
     /// Added by request, and never up so far: its first failure is the asker's.
     pub(super) untried: bool,
-    /// Is removed when down.
-    pub(super) forget: bool,
     pub(super) not_before: Instant,
     /// What the supervision event said, until the task has ended.
     pub(super) noted: Option<Exit>,
@@ -55,10 +62,9 @@ impl Child {
             policy,
             phase: Phase::Down,
             incarnation: None,
-            wanted: true,
+            goal: Goal::Up,
             recycle: false,
             untried: false,
-            forget: false,
             not_before: now,
             noted: None,
             starts: 0,
@@ -76,7 +82,7 @@ impl Child {
     }
 
     pub(super) fn has_to_stop(&self) -> bool {
-        matches!(self.phase, Phase::Starting | Phase::Up) && (self.recycle || !self.wanted)
+        matches!(self.phase, Phase::Starting | Phase::Up) && (self.recycle || !self.is_wanted())
     }
 
     pub(super) fn order_stop(&mut self, now: Instant) {
@@ -101,7 +107,7 @@ impl Child {
     pub(super) fn wakes_at(&self, now: Instant) -> Option<Instant> {
         match self.phase {
             Phase::Stopping(kill_at) => kill_at,
-            Phase::Down if self.wanted && self.not_before > now => Some(self.not_before),
+            Phase::Down if self.is_wanted() && self.not_before > now => Some(self.not_before),
             Phase::Down | Phase::Starting | Phase::Up => None,
         }
     }
@@ -114,9 +120,21 @@ impl Child {
         }
     }
 
+    pub(super) fn is_wanted(&self) -> bool {
+        self.goal == Goal::Up
+    }
+
+    /// What it should be once it need not be up.
+    pub(super) fn rest(&self) -> Goal {
+        if self.untried || self.spec.restart == RestartKind::Temporary {
+            Goal::Gone
+        } else {
+            Goal::Down
+        }
+    }
+
     pub(super) fn is_over(&self) -> bool {
-        let temporary = self.spec.restart == RestartKind::Temporary;
-        self.phase == Phase::Down && !self.wanted && (self.forget || temporary)
+        self.phase == Phase::Down && self.goal == Goal::Gone
     }
 
     pub(super) fn name(&self) -> String {
@@ -130,7 +148,7 @@ impl Child {
                 Phase::Starting => ChildState::Starting,
                 Phase::Up => ChildState::Running,
                 Phase::Stopping(_) => ChildState::Stopping,
-                Phase::Down if self.wanted => ChildState::Waiting,
+                Phase::Down if self.is_wanted() => ChildState::Waiting,
                 Phase::Down => ChildState::Ended,
             },
             starts: self.starts,

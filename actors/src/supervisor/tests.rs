@@ -828,8 +828,7 @@ async fn contradictory_specifications_are_refused_before_anything_starts() {
     for (settings, children) in cases {
         let refused = Supervisor::start(settings, children)
             .await
-            .err()
-            .expect("refused");
+            .expect_err("refused");
         assert!(
             matches!(&refused, StartError::Invalid { name, .. } if name == "a"),
             "{refused}"
@@ -1027,6 +1026,90 @@ async fn a_start_that_is_overtaken_by_a_termination_says_so() {
     assert_eq!(started, Err(ChildError::Superseded { name: "a".into() }));
     assert_eq!(terminated, Ok(()));
     assert_eq!(supervisor.children().await, Ok(Vec::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_under_way_is_not_undone_by_later_requests() {
+    let lab = Lab::default();
+    let supervisor = lab.start(Strategy::OneForOne, &["a"]).await;
+    lab.tell("a", Do::Work(ms(100)));
+    sleep(ms(1)).await;
+    let later = async {
+        sleep(ms(10)).await;
+        let unknown = ChildError::Unknown { name: "a".into() };
+        assert_eq!(supervisor.restart_child("a").await, Err(unknown));
+        let taken = supervisor.start_child(lab.child("a")).await;
+        assert!(
+            matches!(taken, Err(ChildError::Invalid { .. })),
+            "{taken:?}"
+        );
+        supervisor.terminate_child("a").await
+    };
+    let (removed, terminated) = tokio::join!(supervisor.remove_child("a"), later);
+    assert_eq!((removed, terminated), (Ok(()), Ok(())));
+    assert_eq!(supervisor.children().await, Ok(Vec::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn restarting_a_temporary_child_that_its_siblings_take_down_says_so() {
+    let lab = Lab::default();
+    let children = vec![
+        lab.child("a"),
+        lab.child("t").restart(RestartKind::Temporary),
+    ];
+    let settings = lab.settings(Strategy::OneForAll);
+    let supervisor = Supervisor::start(settings, children).await.expect("starts");
+    lab.tell("t", Do::Work(ms(100)));
+    sleep(ms(1)).await;
+    let crash = async {
+        sleep(ms(10)).await;
+        lab.tell("a", Do::Panic);
+    };
+    let (restarted, ()) = tokio::join!(supervisor.restart_child("t"), crash);
+    assert_eq!(restarted, Err(ChildError::Superseded { name: "t".into() }));
+    until_started(&supervisor, "a", 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_by_name_works_from_every_state() {
+    let lab = Lab::default();
+    let supervisor = lab.start(Strategy::OneForOne, &["a"]).await;
+    lab.tell("a", Do::Panic);
+    until_started(&supervisor, "a", 2).await;
+    lab.tell("a", Do::Panic);
+    until(&supervisor, |children| {
+        children[0].state == ChildState::Waiting
+    })
+    .await;
+    let begun = Instant::now();
+    supervisor
+        .restart_child("a")
+        .await
+        .expect("starts without its backoff");
+    assert!(begun.elapsed() < ms(5));
+    lab.tell("a", Do::Work(ms(100)));
+    sleep(ms(1)).await;
+    let (ended, restarted) = tokio::join!(
+        supervisor.terminate_child("a"),
+        supervisor.restart_child("a")
+    );
+    assert_eq!((ended, restarted), (Ok(()), Ok(())));
+    let a = status(&supervisor, "a").await;
+    assert_eq!((a.state, a.starts, a.restarts), (ChildState::Running, 4, 2));
+    lab.fate(
+        "a",
+        Fate {
+            fails_pre_start: true,
+            ..Fate::default()
+        },
+    );
+    let failed = supervisor.restart_child("a").await;
+    assert!(
+        matches!(failed, Err(ChildError::NotStarted { .. })),
+        "{failed:?}"
+    );
+    lab.fate("a", Fate::default());
+    until_started(&supervisor, "a", 5).await;
 }
 
 #[tokio::test(start_paused = true)]
