@@ -710,6 +710,67 @@ async fn rest_for_one_restarts_the_later_children_in_order_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn siblings_go_down_one_at_a_time_and_come_up_each_after_the_one_before() {
+    let lab = Lab::default();
+    let supervisor = lab.start(Strategy::OneForAll, &["a", "b", "c"]).await;
+    lab.fate(
+        "c",
+        Fate {
+            post_stop_takes: ms(200),
+            ..Fate::default()
+        },
+    );
+    lab.fate(
+        "a",
+        Fate {
+            pre_start_takes: ms(300),
+            ..Fate::default()
+        },
+    );
+    lab.log();
+    let begun = Instant::now();
+    lab.tell("a", Do::Panic);
+    sleep(ms(100)).await;
+    assert_eq!(status(&supervisor, "b").await.state, ChildState::Running);
+    until(&supervisor, |children| starts(children) == [2, 2, 2]).await;
+    assert_eq!(lab.told(), ["c down", "b down", "a up", "b up", "c up"]);
+    assert!(
+        (ms(500)..ms(520)).contains(&begun.elapsed()),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn siblings_restarted_together_share_the_backoff_of_the_one_that_failed() {
+    let lab = Lab::default();
+    let supervisor = lab.start(Strategy::OneForAll, &["a", "b"]).await;
+    lab.tell("b", Do::Panic);
+    until(&supervisor, |children| {
+        starts(children) == [2, 2] && all_running(children)
+    })
+    .await;
+    let begun = Instant::now();
+    lab.tell("b", Do::Panic);
+    sleep(ms(20)).await;
+    let waiting = |child: &ChildStatus| child.state == ChildState::Waiting;
+    assert!(
+        supervisor
+            .children()
+            .await
+            .expect("alive")
+            .iter()
+            .all(waiting)
+    );
+    until(&supervisor, |children| children[0].starts == 3).await;
+    assert!(
+        (ms(25)..=ms(55)).contains(&begun.elapsed()),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_earlier_child_that_fails_during_a_recovery_joins_it() {
     let lab = Lab::default();
     let supervisor = lab.start(Strategy::RestForOne, &["a", "b", "c"]).await;
