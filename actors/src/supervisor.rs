@@ -19,11 +19,14 @@ use tokio::sync::oneshot;
 mod actor;
 mod child;
 mod children;
+mod incarnation;
 mod status;
+mod supervised;
 #[cfg(test)]
 mod tests;
 
 use actor::{Arguments, Msg, Reply, SupervisorActor};
+use child::guarded;
 pub use child::{ChildSpec, Intensity, RestartKind, Shutdown};
 pub use status::{ChildError, ChildState, ChildStatus, Ended, Exit, StartError, SupervisorEvent};
 
@@ -112,6 +115,22 @@ impl SupervisorSettings {
     pub fn on_event(mut self, hook: impl Fn(&SupervisorEvent) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Arc::new(hook));
         self
+    }
+
+    /// Tells of an end, the child's own hook first.
+    fn exited(&self, child: &ChildSpec, exit: Exit) {
+        child.exited(&exit);
+        self.emit(&SupervisorEvent::ChildExited {
+            name: child.name().to_owned(),
+            exit,
+        });
+    }
+
+    fn emit(&self, event: &SupervisorEvent) {
+        event.trace(&self.name);
+        if let Some(hook) = &self.on_event {
+            guarded("on_event", || hook(event));
+        }
     }
 }
 

@@ -61,8 +61,8 @@ impl State {
     /// that nothing of this incarnation runs when its parent starts the next.
     async fn escalate(&mut self, outcome: Result<(), GaveUp>) -> Result<(), ActorProcessingErr> {
         let Err(gave_up) = outcome else { return Ok(()) };
-        self.children.shut_down().await;
         *self.ended.lock() = Some(Ended::Failed(gave_up.to_string()));
+        self.children.shut_down().await;
         Err(Box::new(gave_up))
     }
 }

@@ -10,7 +10,7 @@ use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorCell, ActorRef, ActorRuntime, SpawnErr};
 
 use super::actor::{Arguments, Msg, SupervisorActor};
-use super::children::KILL_GRACE;
+use super::incarnation::KILL_GRACE;
 use super::status::Exit;
 use super::{Supervisor, SupervisorSettings};
 use crate::policy::InvalidPolicy;

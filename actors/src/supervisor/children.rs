@@ -8,25 +8,19 @@ use std::collections::HashSet;
 use std::mem;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use ractor::concurrency::JoinHandle;
-use ractor::{ActorCell, ActorId, ActorRef};
+use ractor::{ActorId, ActorRef};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::actor::{Msg, Reply};
-use super::child::{ChildSpec, RestartKind, SHUTDOWN_REASON, guarded};
-use super::status::{ChildError, ChildState, ChildStatus, Exit, StartError, SupervisorEvent};
+use super::child::{ChildSpec, RestartKind, SHUTDOWN_REASON};
+use super::incarnation::Incarnation;
+use super::status::{ChildError, ChildStatus, Exit, StartError, SupervisorEvent};
+use super::supervised::{Child, Goal, Phase};
 use super::{AutoShutdown, Strategy, SupervisorSettings};
-use crate::policy::restart::{Restart, RestartDecision};
-
-/// How long a supervisor that ends waits for a killed child, which only a blocked thread outlasts.
-pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
-
-/// Stands for a shutdown limit that the clock can't hold; tokio's own far future.
-const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
+use crate::policy::restart::RestartDecision;
 
 /// Why a supervisor fails.
 #[derive(Debug, thiserror::Error)]
@@ -34,138 +28,6 @@ const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
 pub(super) struct GaveUp {
     name: String,
     exit: Exit,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Down,
-    Starting,
-    Up,
-    /// Told to end, and killed at that time; without one it was killed.
-    Stopping(Option<Instant>),
-}
-
-struct Incarnation {
-    cell: ActorCell,
-    /// Ends when the child's task has ended.
-    watcher: JoinHandle<()>,
-}
-
-struct Child {
-    spec: ChildSpec,
-    policy: Restart,
-    phase: Phase,
-    incarnation: Option<Incarnation>,
-    /// Should be up.
-    wanted: bool,
-    /// Has to go down before anything that goes with it comes up.
-    recycle: bool,
-    /// Added by request, and never up so far: its first failure is the asker's.
-    untried: bool,
-    /// Is removed when down.
-    forget: bool,
-    not_before: Instant,
-    /// What the supervision event said, until the task has ended.
-    noted: Option<Exit>,
-    starts: u64,
-    restarts: u64,
-    last_exit: Option<Exit>,
-    /// Askers that wait for it to be up.
-    up: Vec<Reply>,
-    /// Askers that wait for it to be down.
-    down: Vec<Reply>,
-}
-
-impl Child {
-    fn new(spec: ChildSpec, policy: Restart, now: Instant) -> Self {
-        Self {
-            spec,
-            policy,
-            phase: Phase::Down,
-            incarnation: None,
-            wanted: true,
-            recycle: false,
-            untried: false,
-            forget: false,
-            not_before: now,
-            noted: None,
-            starts: 0,
-            restarts: 0,
-            last_exit: None,
-            up: Vec::new(),
-            down: Vec::new(),
-        }
-    }
-
-    fn is(&self, id: ActorId) -> bool {
-        self.incarnation
-            .as_ref()
-            .is_some_and(|incarnation| incarnation.cell.get_id() == id)
-    }
-
-    fn has_to_stop(&self) -> bool {
-        matches!(self.phase, Phase::Starting | Phase::Up) && (self.recycle || !self.wanted)
-    }
-
-    fn order_stop(&mut self, now: Instant) {
-        let Some(incarnation) = &self.incarnation else {
-            return;
-        };
-        let limit = self.spec.shutdown.order(&incarnation.cell);
-        let kill_at = || now.checked_add(limit).unwrap_or(now + FAR);
-        self.phase = Phase::Stopping((!limit.is_zero()).then(kill_at));
-    }
-
-    fn kill_if_overdue(&mut self, now: Instant) {
-        if let (Phase::Stopping(Some(at)), Some(incarnation)) = (self.phase, &self.incarnation)
-            && at <= now
-        {
-            tracing::warn!(child = %self.spec.name, "child outlived its shutdown limit: killed");
-            incarnation.cell.kill();
-            self.phase = Phase::Stopping(None);
-        }
-    }
-
-    fn wakes_at(&self, now: Instant) -> Option<Instant> {
-        match self.phase {
-            Phase::Stopping(kill_at) => kill_at,
-            Phase::Down if self.wanted && self.not_before > now => Some(self.not_before),
-            Phase::Down | Phase::Starting | Phase::Up => None,
-        }
-    }
-
-    fn restarts_after(&self, exit: &Exit) -> bool {
-        match self.spec.restart {
-            RestartKind::Permanent => true,
-            RestartKind::Transient => exit.is_abnormal(),
-            RestartKind::Temporary => false,
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        let temporary = self.spec.restart == RestartKind::Temporary;
-        self.phase == Phase::Down && !self.wanted && (self.forget || temporary)
-    }
-
-    fn name(&self) -> String {
-        self.spec.name.as_ref().to_owned()
-    }
-
-    fn status(&self) -> ChildStatus {
-        ChildStatus {
-            name: self.name(),
-            state: match self.phase {
-                Phase::Starting => ChildState::Starting,
-                Phase::Up => ChildState::Running,
-                Phase::Stopping(_) => ChildState::Stopping,
-                Phase::Down if self.wanted => ChildState::Waiting,
-                Phase::Down => ChildState::Ended,
-            },
-            starts: self.starts,
-            restarts: self.restarts,
-            last_exit: self.last_exit.clone(),
-        }
-    }
 }
 
 pub(super) struct Children {
@@ -204,23 +66,21 @@ impl Children {
             self.list.push(child);
         }
         for child in &mut self.list {
+            let name = child.name();
             let refused = |reason| StartError::NotStarted {
-                name: child.spec.name.to_string(),
+                name: name.clone(),
                 reason,
             };
-            let launching = child.spec.launch(self.myself.get_cell()).map_err(refused)?;
-            let task = launching.started.await.map_err(refused)?;
-            let watcher = watch(self.myself.clone(), launching.cell.get_id(), task);
-            child.incarnation = Some(Incarnation {
-                cell: launching.cell,
-                watcher,
-            });
+            let launching = child
+                .spec
+                .launch(self.myself.get_cell())
+                .map_err(&refused)?;
+            let incarnation = Incarnation::up(self.myself.clone(), launching);
+            child.incarnation = Some(incarnation.await.map_err(&refused)?);
             child.phase = Phase::Up;
             child.starts = 1;
-            self.settings.emit(&SupervisorEvent::ChildStarted {
-                name: child.name(),
-                start: 1,
-            });
+            self.settings
+                .emit(&SupervisorEvent::ChildStarted { name, start: 1 });
         }
         Ok(())
     }
@@ -239,7 +99,7 @@ impl Children {
             }
             child.starts = child.starts.saturating_add(1);
             child.untried = false;
-            if child.wanted && !child.recycle {
+            if child.is_wanted() && !child.recycle {
                 for reply in child.up.drain(..) {
                     answer(reply, Ok(()));
                 }
@@ -289,7 +149,8 @@ impl Children {
     }
 
     pub(super) fn restart(&mut self, name: &str, reply: Reply) -> Result<(), GaveUp> {
-        let Some(child) = self.list.iter_mut().find(|child| child.spec.name() == name) else {
+        let known = |child: &&mut Child| child.spec.name() == name && child.goal != Goal::Gone;
+        let Some(child) = self.list.iter_mut().find(known) else {
             answer(
                 reply,
                 Err(ChildError::Unknown {
@@ -298,8 +159,7 @@ impl Children {
             );
             return Ok(());
         };
-        child.wanted = true;
-        child.forget = false;
+        child.goal = Goal::Up;
         child.recycle = child.phase != Phase::Down;
         child.not_before = Instant::now();
         child.up.push(reply);
@@ -318,28 +178,24 @@ impl Children {
         }
         let settings = &self.settings;
         for child in self.list.iter_mut().rev() {
-            child.wanted = false;
+            child.goal = Goal::Down;
             if matches!(child.phase, Phase::Starting | Phase::Up) {
                 child.order_stop(Instant::now());
             }
-            let Some(mut incarnation) = child.incarnation.take() else {
-                continue;
-            };
             let limit = match mem::replace(&mut child.phase, Phase::Down) {
                 Phase::Stopping(Some(at)) => at.saturating_duration_since(Instant::now()),
                 Phase::Stopping(None) | Phase::Down | Phase::Starting | Phase::Up => Duration::ZERO,
             };
-            let exit = if timeout(limit, &mut incarnation.watcher).await.is_ok() {
-                Exit::Stopped(Some(SHUTDOWN_REASON.to_owned()))
-            } else {
-                incarnation.cell.kill();
-                if timeout(KILL_GRACE, &mut incarnation.watcher).await.is_err() {
-                    tracing::error!(child = %child.spec.name, "killed child does not end: left behind");
-                }
-                Exit::Killed
+            let Some(incarnation) = child.incarnation.take() else {
+                continue;
             };
-            let exit = child.noted.take().unwrap_or(exit);
-            settings.exited(child, exit);
+            let in_time = incarnation.end_within(limit, child.spec.name()).await;
+            // Supervision events are not read any more, so the order stands for the reason.
+            let ordered = || Exit::Stopped(Some(SHUTDOWN_REASON.to_owned()));
+            let unheard = if in_time { ordered() } else { Exit::Killed };
+            let exit = child.noted.take().unwrap_or(unheard);
+            child.last_exit = Some(exit.clone());
+            settings.exited(&child.spec, exit);
         }
     }
 
@@ -391,9 +247,9 @@ impl Children {
         }
         for (index, child) in self.list.iter().enumerate() {
             match child.phase {
-                Phase::Down if child.wanted && child.not_before <= now => return Some(index),
+                Phase::Down if child.is_wanted() && child.not_before <= now => return Some(index),
                 Phase::Up => {}
-                Phase::Down | Phase::Starting | Phase::Stopping(_) if !child.wanted => {}
+                Phase::Down | Phase::Starting | Phase::Stopping(_) if !child.is_wanted() => {}
                 Phase::Down | Phase::Starting | Phase::Stopping(_) if grouped => return None,
                 Phase::Down | Phase::Starting | Phase::Stopping(_) => {}
             }
@@ -408,15 +264,8 @@ impl Children {
         child.phase = Phase::Starting;
         match child.spec.launch(self.myself.get_cell()) {
             Ok(launching) => {
-                let watcher = watch_start(
-                    self.myself.clone(),
-                    launching.cell.get_id(),
-                    launching.started,
-                );
-                child.incarnation = Some(Incarnation {
-                    cell: launching.cell,
-                    watcher,
-                });
+                let incarnation = Incarnation::starting(self.myself.clone(), launching);
+                child.incarnation = Some(incarnation);
                 Ok(())
             }
             Err(reason) => self.went_down(index, Exit::NotStarted(reason)),
@@ -432,7 +281,8 @@ impl Children {
         child.phase = Phase::Down;
         child.incarnation = None;
         child.recycle = false;
-        self.settings.exited(child, exit.clone());
+        child.last_exit = Some(exit.clone());
+        self.settings.exited(&child.spec, exit.clone());
         for reply in child.down.drain(..) {
             answer(reply, Ok(()));
         }
@@ -440,8 +290,8 @@ impl Children {
             Exit::NotStarted(reason) if !ordered => Some(reason),
             _ => None,
         };
+        let refused = child.untried && failed_start.is_some();
         if let Some(reason) = failed_start {
-            child.forget |= child.untried;
             for reply in child.up.drain(..) {
                 let name = child.spec.name.as_ref().to_owned();
                 answer(
@@ -453,14 +303,14 @@ impl Children {
                 );
             }
         }
-        if !ordered && !child.forget && child.restarts_after(&exit) {
+        if !ordered && !refused && child.restarts_after(&exit) {
             return self.fail(index, exit);
         }
-        child.wanted &= ordered;
-        let significant = !ordered && !child.forget && child.spec.significant;
-        if child.is_over() {
-            self.list.remove(index);
+        if !ordered {
+            child.goal = child.rest();
         }
+        let significant = !ordered && !refused && child.spec.significant;
+        self.forget_if_over(index);
         if significant {
             self.significant_ended();
         }
@@ -494,17 +344,33 @@ impl Children {
             child.not_before = child.not_before.max(not_before);
             if child.phase != Phase::Down {
                 child.recycle = true;
-                child.wanted &= child.spec.restart != RestartKind::Temporary;
+                if child.spec.restart == RestartKind::Temporary {
+                    child.goal = Goal::Gone;
+                }
             }
         }
         Ok(())
+    }
+
+    fn forget_if_over(&mut self, index: usize) {
+        if self.list.get(index).is_some_and(Child::is_over) {
+            let child = self.list.remove(index);
+            for reply in child.up {
+                answer(
+                    reply,
+                    Err(ChildError::Superseded {
+                        name: child.spec.name.to_string(),
+                    }),
+                );
+            }
+        }
     }
 
     fn significant_ended(&mut self) {
         let last = !self
             .list
             .iter()
-            .any(|child| child.spec.significant && child.wanted);
+            .any(|child| child.spec.significant && child.is_wanted());
         let stops = match self.settings.auto_shutdown {
             AutoShutdown::Never => false,
             AutoShutdown::AnySignificant => true,
@@ -530,8 +396,9 @@ impl Children {
         let Some(child) = self.list.get_mut(index) else {
             return Ok(());
         };
-        child.wanted = false;
-        child.forget |= forget || child.untried;
+        if child.goal != Goal::Gone {
+            child.goal = if forget { Goal::Gone } else { child.rest() };
+        }
         for reply in child.up.drain(..) {
             answer(
                 reply,
@@ -542,9 +409,7 @@ impl Children {
         }
         if child.phase == Phase::Down {
             answer(reply, Ok(()));
-            if child.is_over() {
-                self.list.remove(index);
-            }
+            self.forget_if_over(index);
         } else {
             child.down.push(reply);
         }
@@ -597,90 +462,9 @@ impl Drop for Children {
     }
 }
 
-impl SupervisorSettings {
-    fn exited(&self, child: &mut Child, exit: Exit) {
-        child.last_exit = Some(exit.clone());
-        child.spec.exited(&exit);
-        self.emit(&SupervisorEvent::ChildExited {
-            name: child.name(),
-            exit,
-        });
-    }
-
-    fn emit(&self, event: &SupervisorEvent) {
-        let supervisor = self.name.as_ref();
-        match event {
-            SupervisorEvent::ChildStarted { name, start } => {
-                tracing::debug!(supervisor, child = name, start, "child started");
-            }
-            SupervisorEvent::ChildExited { name, exit } if exit.is_abnormal() => {
-                tracing::warn!(supervisor, child = name, %exit, "child ended");
-            }
-            SupervisorEvent::ChildExited { name, exit } => {
-                tracing::debug!(supervisor, child = name, %exit, "child ended");
-            }
-            SupervisorEvent::Restarting { name, after } => {
-                tracing::info!(supervisor, child = name, ?after, "child will be restarted");
-            }
-            SupervisorEvent::GaveUp { name, exit } => {
-                tracing::error!(supervisor, child = name, %exit, "gave up on child");
-            }
-        }
-        if let Some(hook) = &self.on_event {
-            guarded("on_event", || hook(event));
-        }
-    }
-}
-
 /// Answers an asker, who may have left: then nobody has to know.
 fn answer(reply: Reply, outcome: Result<(), ChildError>) {
     if reply.send(outcome).is_err() {
         tracing::trace!("the asker left before the answer");
     }
-}
-
-/// Tells the supervisor something. One that has ended has no use for it.
-fn tell(supervisor: &ActorRef<Msg>, msg: Msg) {
-    if supervisor.cast(msg).is_err() {
-        tracing::trace!("the supervisor ended before its child");
-    }
-}
-
-/// Reports a child's start and, once its task has ended and so dropped its state, its end.
-///
-/// One task reports both, so the end can't overtake the start.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the supervisor awaits it when it shuts down"
-)]
-fn watch_start(
-    supervisor: ActorRef<Msg>,
-    id: ActorId,
-    started: BoxFuture<'static, Result<JoinHandle<()>, String>>,
-) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        match started.await {
-            Ok(task) => {
-                tell(&supervisor, Msg::Started(id));
-                report_end(&supervisor, id, task).await;
-            }
-            Err(reason) => tell(&supervisor, Msg::NotStarted(id, reason)),
-        }
-    })
-}
-
-/// Reports the end of a child that was started under the supervisor's eyes.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the supervisor awaits it when it shuts down"
-)]
-fn watch(supervisor: ActorRef<Msg>, id: ActorId, task: JoinHandle<()>) -> JoinHandle<()> {
-    tokio::spawn(async move { report_end(&supervisor, id, task).await })
-}
-
-async fn report_end(supervisor: &ActorRef<Msg>, id: ActorId, task: JoinHandle<()>) {
-    if let Err(aborted) = task.await {
-        tracing::debug!(child = %id, %aborted, "the task of a child did not run to its end");
-    }
-    tell(supervisor, Msg::Gone(id));
 }

@@ -126,6 +126,28 @@ pub enum SupervisorEvent {
     },
 }
 
+impl SupervisorEvent {
+    pub(super) fn trace(&self, supervisor: &str) {
+        match self {
+            Self::ChildStarted { name, start } => {
+                tracing::debug!(supervisor, child = name, start, "child started");
+            }
+            Self::ChildExited { name, exit } if exit.is_abnormal() => {
+                tracing::warn!(supervisor, child = name, %exit, "child ended");
+            }
+            Self::ChildExited { name, exit } => {
+                tracing::debug!(supervisor, child = name, %exit, "child ended");
+            }
+            Self::Restarting { name, after } => {
+                tracing::info!(supervisor, child = name, ?after, "child will be restarted");
+            }
+            Self::GaveUp { name, exit } => {
+                tracing::error!(supervisor, child = name, %exit, "gave up on child");
+            }
+        }
+    }
+}
+
 /// A supervisor that could not be started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
