@@ -1,0 +1,3 @@
+//! Situations, one binary.
+
+mod recordings_offline;
