@@ -26,6 +26,10 @@ pub struct FrameTooLarge {
 
 /// Decodes server-sent events from chunks of any size.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about the bytes so far"
+)]
 pub struct SseDecoder {
     bound: usize,
     /// The start of a line whose end has not come.

@@ -20,3 +20,6 @@ mod breaker_detection;
 mod reset_herd_quota;
 mod token_settlement;
 mod window_bound;
+//! Situations, one binary.
+
+mod recordings_offline;

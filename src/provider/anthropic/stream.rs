@@ -46,6 +46,10 @@ pub enum End {
 
 /// Follows one stream.
 #[derive(Debug, Clone, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts: a broken stream mixes them"
+)]
 pub struct StreamWatch {
     usage: Usage,
     stop_reason: Option<String>,
