@@ -306,8 +306,10 @@ impl Sim {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
             // Headers and message_start come on half the way to the first content.
             let steps = reply.events(model, &self.settings, ttft - ttft / 2);
-            let steps =
-                fault.map_or_else(|| steps.into(), |fault| spoil::stream(steps.into(), &fault));
+            let steps = match fault {
+                Some(fault) => spoil::stream(steps.into(), &fault),
+                None => steps.into(),
+            };
             return (
                 ttft / 2,
                 Opening::Head(Head {

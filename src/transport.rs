@@ -8,11 +8,11 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use ::http::{HeaderMap, Method, StatusCode, Uri};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
-use http::{HeaderMap, Method, StatusCode, Uri};
 
 pub mod http;
 pub mod sse;

@@ -1,11 +1,10 @@
 //! The real transport: reqwest over rustls.
 //!
-//! Nagle is off on the socket, idle connections live shorter than the provider keeps them, and a
-//! request that meets a pooled connection which the other side has closed is sent once more on a
-//! fresh one: before any byte of an answer, on a reused connection, that is a stale socket and no
-//! failure of the provider.
+//! Nagle is off on the socket, and idle connections live shorter than the provider keeps them. A
+//! request that meets a pooled connection which the other side has closed goes out on a fresh one:
+//! the pool does that itself as long as no byte of the request was written. After that the
+//! provider may have read the request, so the break is reported and the retry policy decides.
 
-use std::error::Error as StdError;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -51,17 +50,16 @@ impl Transport for HttpTransport {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
         async move {
             let url = request.uri.to_string();
-            let build = || {
-                self.client
-                    .request(request.method.clone(), &url)
-                    .headers(request.headers.clone())
-                    .body(request.body.clone())
-            };
-            let answer = match build().send().await {
-                Err(error) if is_stale_connection(&error) => build().send().await,
-                answer => answer,
-            };
-            answer.map(into_response).map_err(before_headers)
+            let exchange = self
+                .client
+                .request(request.method, &url)
+                .headers(request.headers)
+                .body(request.body);
+            exchange
+                .send()
+                .await
+                .map(into_response)
+                .map_err(before_headers)
         }
         .boxed()
     }
@@ -71,7 +69,11 @@ fn into_response(answer: reqwest::Response) -> Response {
     let (parts, body) = http::Response::from(answer).into_parts();
     let chunks = http_body_util::BodyDataStream::new(body)
         .map(|chunk| chunk.map_err(|error| TransportError::because(Broken::InBody, error)));
-    Response { status: parts.status, headers: parts.headers, body: Body::from_stream(chunks) }
+    Response {
+        status: parts.status,
+        headers: parts.headers,
+        body: Body::from_stream(chunks),
+    }
 }
 
 fn before_headers(error: reqwest::Error) -> TransportError {
@@ -79,7 +81,7 @@ fn before_headers(error: reqwest::Error) -> TransportError {
         Broken::ConnectTimeout
     } else if error.is_connect() {
         Broken::Connect
-    } else if error.is_builder() || cause::<hyper_parse::Error>(&error).is_some() {
+    } else if error.is_builder() {
         Broken::Protocol
     } else {
         Broken::BeforeHeaders
