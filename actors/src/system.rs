@@ -282,6 +282,12 @@ impl System {
         Ok(quota)
     }
 
+    /// The target of this name, if there is one.
+    #[must_use]
+    pub fn known_target(&self, name: &str) -> Option<Target> {
+        self.shared.targets.read().get(name).cloned()
+    }
+
     /// The target of this name, made as `spec` says if it is new.
     ///
     /// # Errors

@@ -71,7 +71,9 @@ impl SseDecoder {
 
     /// Reads a chunk and hands every frame that it completes to `on_frame`.
     ///
-    /// Bytes that are not UTF-8 come out as replacement characters.
+    /// Bytes that are not UTF-8 come out as replacement characters. Returns how much of the chunk
+    /// can be passed on without cutting an event: the offset after the last line end at which no
+    /// event was open.
     ///
     /// # Errors
     ///
@@ -80,12 +82,16 @@ impl SseDecoder {
         &mut self,
         chunk: &[u8],
         mut on_frame: impl FnMut(SseFrame<'_>),
-    ) -> Result<(), FrameTooLarge> {
+    ) -> Result<usize, FrameTooLarge> {
         let mut rest = chunk;
+        let mut whole = 0;
         while !self.too_large && !rest.is_empty() {
             if self.after_cr {
                 self.after_cr = false;
                 rest = rest.strip_prefix(b"\n").unwrap_or(rest);
+                if !self.mid_frame() {
+                    whole = chunk.len() - rest.len();
+                }
                 continue;
             }
             let Some(end) = line_end(rest) else {
@@ -102,11 +108,14 @@ impl SseDecoder {
             if !self.too_large {
                 self.end_line(head, &mut on_frame);
             }
+            if !self.mid_frame() {
+                whole = chunk.len() - rest.len();
+            }
         }
         if self.too_large {
             Err(FrameTooLarge { bound: self.bound })
         } else {
-            Ok(())
+            Ok(whole)
         }
     }
 

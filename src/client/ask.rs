@@ -1,0 +1,136 @@
+//! What goes into the client and what comes out of it: HTTP without a socket.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::{HeaderMap, Method, StatusCode};
+
+use super::stream::Watched;
+use crate::profile::Profile;
+
+/// One request for the provider, as a client wrote it.
+#[derive(Clone)]
+pub struct Ask {
+    /// What is asked for.
+    pub endpoint: Endpoint,
+    /// The query string, without its question mark.
+    pub query: Option<String>,
+    /// The client's headers, credential included.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// The route by name; none lets the model decide.
+    pub route: Option<String>,
+    /// Another profile than the route's.
+    pub profile: Option<Profile>,
+}
+
+impl fmt::Debug for Ask {
+    // Headers carry the credential, bodies carry people's prompts: neither is shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ask")
+            .field("endpoint", &self.endpoint)
+            .field("body_bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ask {
+    /// A request to create a message.
+    #[must_use]
+    pub fn messages(headers: HeaderMap, body: Bytes) -> Self {
+        let endpoint = Endpoint::Messages;
+        Self { endpoint, query: None, headers, body, route: None, profile: None }
+    }
+}
+
+/// The part of the provider that a request is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// `POST /v1/messages`
+    Messages,
+    /// `POST /v1/messages/count_tokens`
+    CountTokens,
+    /// Anything else: passed on to the first rung's provider, sent again only if the method allows.
+    Other(Method, String),
+}
+
+impl Endpoint {
+    /// The path at the provider.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Messages => "/v1/messages",
+            Self::CountTokens => "/v1/messages/count_tokens",
+            Self::Other(_, path) => path,
+        }
+    }
+
+    /// The method.
+    #[must_use]
+    pub const fn method(&self) -> &Method {
+        match self {
+            Self::Messages | Self::CountTokens => &Method::POST,
+            Self::Other(method, _) => method,
+        }
+    }
+}
+
+/// The provider's answer, or the route's fixed one.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Reply {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers that go back to the client.
+    pub headers: HeaderMap,
+    /// The body, unchanged.
+    pub body: ReplyBody,
+    /// What it took.
+    pub report: Report,
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ReplyBody {
+    /// All of it.
+    Whole(Bytes),
+    /// As it comes. It never fails: a stream that breaks off ends in the provider's own `error`
+    /// event. Dropping it stops the provider and gives the permit back.
+    Stream(ReplyStream),
+}
+
+/// A streamed answer: the provider's bytes, cut only between events.
+#[derive(Debug)]
+pub struct ReplyStream(pub(super) Box<Watched>);
+
+impl Stream for ReplyStream {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.0.poll_chunk(cx)
+    }
+}
+
+/// What a call took.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Report {
+    /// The call's id.
+    pub call: Arc<str>,
+    /// The rung that answered: a target's name, or `static`. Empty if none did.
+    pub rung: Arc<str>,
+    /// Attempts on the wire.
+    pub attempts: u32,
+    /// Time spent waiting for quotas and breakers.
+    pub queued: Duration,
+    /// Whether another rung than the first answered.
+    pub degraded: bool,
+}

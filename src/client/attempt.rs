@@ -1,0 +1,285 @@
+//! One attempt on the wire: send, read up to the first content, judge.
+//!
+//! Up to the first content nothing has reached the user, so whatever goes wrong can be tried
+//! again unnoticed. From there the answer is committed: its permit travels with the stream.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+use seawall_actors::caller::{Attempt, Outcome};
+use seawall_actors::permit::Permit;
+use seawall_actors::policy::quota::{AxisWord, Cost, Learned};
+use seawall_actors::verdict::Verdict;
+use tokio::time::{Instant, timeout_at};
+
+use super::exchange::{Exchange, Prepared};
+use super::stream::Watched;
+use crate::provider::anthropic::limits::{AxisLimits, RateLimits};
+use crate::provider::anthropic::usage::{Tokens, Usage};
+use crate::transport::{Body, Response};
+use crate::verdict::{
+    Judged, Timeout, judge, judge_answer, judge_broken, judge_timeout, judge_truncated,
+};
+
+/// The provider's answer to one attempt.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: AnswerBody,
+}
+
+#[derive(Debug)]
+pub(super) enum AnswerBody {
+    Whole { bytes: Bytes, usage: Option<Usage> },
+    Stream(Box<Watched>),
+}
+
+/// An attempt that brought no answer to hand on as a success.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) judged: Judged,
+    /// The provider's own words, if it had any.
+    pub(super) answer: Option<(StatusCode, HeaderMap, Bytes)>,
+    pub(super) rung: usize,
+}
+
+/// A whole answer larger than this is taken for nonsense, as is an error body: 64 MiB.
+const LARGEST_ANSWER: usize = 64 << 20;
+
+/// A stream without content is handed on after this, so that the client sees signs of life.
+const WAIT_OUT_LOUD: Duration = Duration::from_secs(20);
+
+/// Makes one attempt.
+pub(super) async fn attempt(
+    exchange: Arc<Exchange>,
+    attempt: Attempt,
+) -> Outcome<Answer, Failure> {
+    let began = Instant::now();
+    let Some(prepared) = exchange.rung(attempt.rung) else {
+        return fail(&exchange, &attempt, judge_truncated(), None, None);
+    };
+    attempt.mark_sent();
+    let outcome = send(&exchange, &prepared, &attempt).await;
+    let spent = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    exchange.upstream_us.fetch_add(spent, Ordering::Relaxed);
+    outcome
+}
+
+async fn send(
+    exchange: &Arc<Exchange>,
+    prepared: &Arc<Prepared>,
+    attempt: &Attempt,
+) -> Outcome<Answer, Failure> {
+    let timeouts = &exchange.timeouts;
+    let request = prepared.request(exchange);
+    // The headers of an answer that is not streamed come with the answer.
+    let patience = if exchange.streams {
+        Instant::now() + timeouts.connect + timeouts.headers
+    } else {
+        attempt.deadline
+    };
+    let patience = patience.min(attempt.deadline);
+    let response = match timeout_at(patience, prepared.transport.send(request)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(broken)) => {
+            tracing::debug!(call = %exchange.call, error = ?broken, "attempt broke");
+            return fail(exchange, attempt, judge_broken(broken.kind), None, None);
+        }
+        Err(_) => {
+            let which = if exchange.streams { Timeout::Headers } else { Timeout::Total };
+            return fail(exchange, attempt, judge_timeout(which), None, None);
+        }
+    };
+    let now = Timestamp::now();
+    let limits = RateLimits::read(response.status, &response.headers, now);
+    let learned = learned(&limits);
+    if !response.status.is_success() {
+        return refused(exchange, attempt, response, learned, now).await;
+    }
+    if is_event_stream(&response.headers) {
+        return open_stream(exchange, prepared, attempt, response, learned).await;
+    }
+    whole(exchange, attempt, response, learned, now).await
+}
+
+/// Reads an answer that is not streamed.
+async fn whole(
+    exchange: &Exchange,
+    attempt: &Attempt,
+    response: Response,
+    learned: Option<Learned>,
+    now: Timestamp,
+) -> Outcome<Answer, Failure> {
+    let Response { status, headers, body } = response;
+    let bytes = match collect(body, attempt.deadline).await {
+        Ok(bytes) => bytes,
+        Err(judged) => return fail(exchange, attempt, judged, None, learned),
+    };
+    let judged = if exchange.is_json() { judge_answer(&headers, &bytes, now) } else { Judged::ok() };
+    if !judged.verdict.is_ok() {
+        return fail(exchange, attempt, judged, None, learned);
+    }
+    let usage = Usage::from_body(&bytes);
+    let cost = usage.as_ref().map(|usage| true_cost(usage.billed()));
+    exchange.count_attempt(attempt, status.as_u16(), &Verdict::OK);
+    let body = AnswerBody::Whole { bytes, usage };
+    Outcome::Ended {
+        result: Ok(Answer { status, headers, body }),
+        verdict: Verdict::OK,
+        cost,
+        learned,
+    }
+}
+
+/// Reads an answer that is no success.
+async fn refused(
+    exchange: &Exchange,
+    attempt: &Attempt,
+    response: Response,
+    learned: Option<Learned>,
+    now: Timestamp,
+) -> Outcome<Answer, Failure> {
+    let Response { status, headers, body } = response;
+    let patience = attempt.deadline.min(Instant::now() + exchange.timeouts.stall);
+    let (bytes, broken) = match collect(body, patience).await {
+        Ok(bytes) => (bytes, false),
+        Err(_) => (Bytes::new(), true),
+    };
+    let judged = judge(status, &headers, &bytes, now);
+    let learned = match judged.stop_for.or_else(|| quota_pause(&judged.verdict)) {
+        Some(pause) => Some(Learned { stop_for: Some(pause), ..learned.unwrap_or_default() }),
+        None => learned,
+    };
+    let answer = (!broken).then_some((status, headers, bytes));
+    fail(exchange, attempt, judged, answer, learned)
+}
+
+/// A 429's hint holds for everybody who shares the quota.
+fn quota_pause(verdict: &Verdict) -> Option<Duration> {
+    use seawall_actors::verdict::{Again, Blame};
+    (verdict.blame == Blame::Quota && verdict.again == Again::Here)
+        .then_some(verdict.not_before)
+        .flatten()
+}
+
+/// Reads a stream up to its first content.
+async fn open_stream(
+    exchange: &Arc<Exchange>,
+    prepared: &Arc<Prepared>,
+    attempt: &Attempt,
+    response: Response,
+    learned: Option<Learned>,
+) -> Outcome<Answer, Failure> {
+    let Response { status, headers, body } = response;
+    let mut watched = Watched::new(Arc::clone(exchange), Arc::clone(prepared), body);
+    let content_by = attempt.deadline.min(Instant::now() + exchange.timeouts.first_content);
+    let aloud = exchange.began + WAIT_OUT_LOUD;
+    while !watched.is_committed() {
+        let patience = content_by.min(aloud.max(Instant::now()));
+        match timeout_at(patience, watched.read_one()).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => break,
+            Ok(Err(judged)) => return fail(exchange, attempt, judged, None, learned),
+            Err(_) if Instant::now() >= content_by => {
+                let judged = judge_timeout(Timeout::FirstContent);
+                return fail(exchange, attempt, judged, None, learned);
+            }
+            Err(_) => break,
+        }
+    }
+    attempt.mark_content();
+    let Some(permit) = attempt.take_permit() else {
+        return fail(exchange, attempt, judge_truncated(), None, learned);
+    };
+    if let Some(learned) = learned {
+        permit.learn(learned);
+    }
+    watched.commit(permit, attempt.number, status.as_u16());
+    Outcome::Committed(Answer { status, headers, body: AnswerBody::Stream(Box::new(watched)) })
+}
+
+fn fail(
+    exchange: &Exchange,
+    attempt: &Attempt,
+    judged: Judged,
+    answer: Option<(StatusCode, HeaderMap, Bytes)>,
+    learned: Option<Learned>,
+) -> Outcome<Answer, Failure> {
+    let status = answer.as_ref().map_or(0, |(status, ..)| status.as_u16());
+    exchange.count_attempt(attempt, status, &judged.verdict);
+    let verdict = judged.verdict;
+    // A status line without a success means that the provider did not process the request.
+    let cost = (status != 0).then_some(Cost::ZERO);
+    Outcome::Ended {
+        result: Err(Failure { judged, answer, rung: attempt.rung }),
+        verdict,
+        cost,
+        learned,
+    }
+}
+
+async fn collect(mut body: Body, patience: Instant) -> Result<Bytes, Judged> {
+    let read = async {
+        let Some(first) = body.next().await.transpose()? else { return Ok(Some(Bytes::new())) };
+        let Some(second) = body.next().await.transpose()? else { return Ok(Some(first)) };
+        let mut all = BytesMut::from(first);
+        all.extend_from_slice(&second);
+        while let Some(chunk) = body.next().await.transpose()? {
+            if all.len().saturating_add(chunk.len()) > LARGEST_ANSWER {
+                return Ok(None);
+            }
+            all.extend_from_slice(&chunk);
+        }
+        Ok(Some(all.freeze()))
+    };
+    match timeout_at(patience, read).await {
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => Err(judge_truncated()),
+        Ok(Err(broken)) => {
+            let broken: crate::transport::TransportError = broken;
+            Err(judge_broken(broken.kind))
+        }
+        Err(_) => Err(judge_timeout(Timeout::Total)),
+    }
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"))
+}
+
+/// What an answer of known usage costs its quota.
+pub(super) const fn true_cost(tokens: Tokens) -> Cost {
+    Cost { requests: 1, input: tokens.quota_input(), output: tokens.output }
+}
+
+/// Ends the attempt of a stream.
+pub(super) fn settle(permit: Permit, verdict: &Verdict, tokens: Tokens) {
+    let cost = if tokens.input == 0 && tokens.output == 0 { None } else { Some(true_cost(tokens)) };
+    permit.finish(verdict, cost);
+}
+
+fn learned(limits: &RateLimits) -> Option<Learned> {
+    if limits.is_silent() {
+        return None;
+    }
+    let word = |axis: &AxisLimits| {
+        axis.limit.map(|limit| AxisWord {
+            limit: Some(limit),
+            remaining: axis.remaining,
+            full_in: axis.full_in,
+        })
+    };
+    Some(Learned {
+        axes: [word(&limits.requests), word(&limits.input), word(&limits.output)],
+        stop_for: None,
+    })
+}

@@ -1,0 +1,102 @@
+//! How a client is put together.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use seawall_actors::system::{System, SystemSettings};
+
+use super::targets::Targets;
+use super::{Seawall, Shared};
+use crate::config::{Config, Overrides};
+use crate::error::StartError;
+use crate::profile::Profile;
+use crate::telemetry::Telemetry;
+use crate::transport::Transport;
+use crate::transport::http::HttpTransport;
+
+/// A client to be started.
+#[derive(Default)]
+pub struct Builder {
+    config: Option<Config>,
+    transport: Option<Arc<dyn Transport>>,
+    system: SystemSettings,
+}
+
+impl Builder {
+    /// Sets the configuration; without one, the defaults apply.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Sends through another transport than HTTP, such as the simulated provider's.
+    #[must_use]
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
+    /// Sets how many calls and targets there may be.
+    #[must_use]
+    pub const fn system(mut self, system: SystemSettings) -> Self {
+        self.system = system;
+        self
+    }
+
+    /// Seeds all jitter, so that a run can be repeated.
+    #[must_use]
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.system.seed = Some(seed);
+        self
+    }
+
+    /// Starts the actors on the current tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] when the environment can't be used, a setting is out of range, or TLS can't
+    /// be set up.
+    pub async fn start(self) -> Result<Seawall, StartError> {
+        let config = match self.config {
+            Some(config) => config,
+            None => Config::without_file(&Overrides::default())?,
+        };
+        let system = System::start(self.system).await?;
+        let (transport, transports) = match self.transport {
+            Some(transport) => (transport, BTreeMap::new()),
+            None => http(&config)?,
+        };
+        let shared = Shared {
+            config,
+            system,
+            targets: Targets::default(),
+            transport,
+            transports,
+            telemetry: Telemetry::default(),
+        };
+        Ok(Seawall { shared: Arc::new(shared) })
+    }
+}
+
+type Transports = BTreeMap<std::time::Duration, Arc<dyn Transport>>;
+
+/// reqwest sets the connect timeout once for a client, so each that is used gets its own.
+fn http(config: &Config) -> Result<(Arc<dyn Transport>, Transports), StartError> {
+    let default = Profile::default().timeouts().connect;
+    let mut transports = Transports::new();
+    for route in config.routes.values() {
+        let connect = route.timeouts.connect;
+        if connect != default && !transports.contains_key(&connect) {
+            transports.insert(connect, Arc::new(HttpTransport::new(connect)?));
+        }
+    }
+    Ok((Arc::new(HttpTransport::new(default)?), transports))
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+    }
+}

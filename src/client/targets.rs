@@ -1,0 +1,184 @@
+//! From the configuration's targets to those of the actors.
+//!
+//! A configured target stands for as many of the actors' targets as models and credentials are used
+//! through it, since each of these can fail or be limited on its own. Their number is bounded by
+//! the system, which lets go of those that nobody uses.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use seawall_actors::policy::circuit::CircuitSettings;
+use seawall_actors::policy::quota::QuotaSettings;
+use seawall_actors::system::{QuotaSpec, System, Target, TargetSpec};
+
+use super::Shared;
+use super::ask::Endpoint;
+use super::expectation::Expectation;
+use crate::config;
+use crate::error::Error;
+use crate::provider::anthropic::headers::Credential;
+use crate::provider::anthropic::quota_group;
+
+/// The targets that calls have used.
+#[derive(Debug, Default)]
+pub(super) struct Targets {
+    expectations: RwLock<HashMap<Arc<str>, Arc<Expectation>>>,
+}
+
+/// Most expectations kept; as many as a system holds targets.
+const MOST: usize = 1024;
+
+/// A limit that is learned is the provider's own, for a whole minute. Shorter bursts than that are
+/// only known to be enforced where the user says so.
+const LEARNED_BURST: Duration = Duration::from_secs(60);
+
+/// Part of a deadline that may be spent in a queue: above about a third, a short overload turns into
+/// a standing one.
+const QUEUE_SHARE: f64 = 0.3;
+
+impl Targets {
+    /// The actors' target for one model and credential of a configured one.
+    pub(super) async fn resolve(
+        &self,
+        shared: &Shared,
+        name: &str,
+        settings: &config::Target,
+        endpoint: &Endpoint,
+        (model, credential): (Option<&str>, &Credential),
+    ) -> Result<(Target, Arc<Expectation>), Error> {
+        let own = matches!(settings.credential, config::Credential::Own(_));
+        let mut full = name.to_owned();
+        if settings.model.is_none() {
+            full = format!("{full}/{}", model.unwrap_or("-"));
+        }
+        if !own {
+            full = format!("{full}#{}", credential.fingerprint());
+        }
+        match endpoint {
+            Endpoint::Messages => {}
+            Endpoint::CountTokens => full.push_str(":count_tokens"),
+            Endpoint::Other(..) => full.push_str(":other"),
+        }
+        let quota = quota_name(settings, endpoint, model, credential);
+        let target = self.target(shared, &full, settings, quota).await;
+        let target = target.map_err(|error| Error::Panicked(error.to_string()))?;
+        Ok((target, self.expectation(&full)))
+    }
+
+    async fn target(
+        &self,
+        shared: &Shared,
+        full: &str,
+        settings: &config::Target,
+        quota: Option<String>,
+    ) -> Result<Target, seawall_actors::error::StartError> {
+        let system: &System = &shared.system;
+        if let Some(target) = system.known_target(full) {
+            return Ok(target);
+        }
+        let quota = match quota {
+            Some(quota) => {
+                let configured = settings.quota.as_ref().and_then(|q| shared.config.quotas.get(q));
+                let spec = spec_of(&shared.config, configured);
+                Some(system.quota(&quota, spec).await?)
+            }
+            None => None,
+        };
+        let breaker = &settings.breaker;
+        let circuit = CircuitSettings {
+            time_window: breaker.window,
+            time_failed_percent: Some(percent(breaker.failure_rate)),
+            count_failed_percent: Some(percent(breaker.failure_rate)),
+            open_first: breaker.open,
+            ..CircuitSettings::default()
+        };
+        let defaults = CircuitSettings::default();
+        let circuit = CircuitSettings {
+            open_cap_waiting: defaults.open_cap_waiting.max(breaker.open),
+            open_cap_idle: defaults.open_cap_idle.max(breaker.open),
+            ..circuit
+        };
+        let spec = TargetSpec {
+            quota,
+            circuit,
+            retry_ratio: settings.retry_budget,
+            ..TargetSpec::default()
+        };
+        system.target(full, || spec).await
+    }
+
+    fn expectation(&self, full: &str) -> Arc<Expectation> {
+        if let Some(found) = self.expectations.read().get(full) {
+            return Arc::clone(found);
+        }
+        let mut expectations = self.expectations.write();
+        if expectations.len() >= MOST {
+            // What is dropped is learned again from the next few answers.
+            expectations.retain(|_, expectation| Arc::strong_count(expectation) > 1);
+        }
+        Arc::clone(
+            expectations.entry(full.into()).or_insert_with(|| Arc::new(Expectation::new())),
+        )
+    }
+}
+
+/// The quota of an attempt: the configured one, or one for each model group and credential.
+fn quota_name(
+    settings: &config::Target,
+    endpoint: &Endpoint,
+    model: Option<&str>,
+    credential: &Credential,
+) -> Option<String> {
+    match endpoint {
+        Endpoint::Messages => Some(settings.quota.clone().unwrap_or_else(|| {
+            let group = quota_group(model.unwrap_or("-"));
+            format!("{group}#{}", credential.fingerprint())
+        })),
+        // Counting has a pool of its own, of requests only.
+        Endpoint::CountTokens => Some(format!("count_tokens#{}", credential.fingerprint())),
+        Endpoint::Other(..) => None,
+    }
+}
+
+fn spec_of(config: &config::Config, quota: Option<&config::QuotaSettings>) -> QuotaSpec {
+    let Some(quota) = quota else {
+        let settings = QuotaSettings { burst: LEARNED_BURST, ..QuotaSettings::default() };
+        return QuotaSpec { settings, ..QuotaSpec::default() };
+    };
+    let settings = QuotaSettings {
+        requests_per_minute: quota.requests_per_minute,
+        input_per_minute: quota.input_tokens_per_minute,
+        output_per_minute: quota.output_tokens_per_minute,
+        burst: quota.burst,
+        ..QuotaSettings::default()
+    };
+    let longest = config.routes.values().map(|route| route.timeouts.total).max();
+    let queue_bound = match (quota.requests_per_minute, longest) {
+        (Some(rate), Some(total)) => queue_bound(rate, total),
+        _ => QuotaSpec::default().queue_bound,
+    };
+    QuotaSpec { settings, queue_bound }
+}
+
+/// The longest queue in which nobody waits for longer than their share of the deadline.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a bound; the product is finite and not negative, and `as` saturates"
+)]
+fn queue_bound(per_minute: u64, total: Duration) -> usize {
+    let bound = QUEUE_SHARE * total.as_secs_f64() * per_minute as f64 / 60.0;
+    (bound.ceil() as usize).clamp(16, 1_000_000)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the configuration holds a share between 0 and 1"
+)]
+fn percent(share: f64) -> u32 {
+    (share * 100.0).round().clamp(1.0, 100.0) as u32
+}

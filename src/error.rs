@@ -1,0 +1,154 @@
+//! What a call can end in besides its answer.
+//!
+//! An error answers whose fault it was, whether and when to try again, and what to do about it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use seawall_actors::error::{Rejected, Rejection, StartError as ActorsStartError};
+
+use crate::client::ask::Report;
+use crate::provider::anthropic::request::BadRequest;
+use crate::transport::TransportError;
+use crate::verdict::Judged;
+
+/// A call that was not answered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The provider's own last word: an answer that is no success.
+    #[error("the provider answered {status}: {}", judged.message)]
+    Provider {
+        /// The status.
+        status: StatusCode,
+        /// The headers that go back to the client.
+        headers: HeaderMap,
+        /// The body, unchanged.
+        body: Bytes,
+        /// What it means.
+        judged: Box<Judged>,
+        /// Where the credential came from.
+        credential_source: String,
+        /// What the call took.
+        report: Box<Report>,
+    },
+    /// The last attempt brought no answer: the network, a timeout, or half an answer.
+    #[error("{}", judged.message)]
+    Unanswered {
+        /// What it means.
+        judged: Box<Judged>,
+        /// What the call took.
+        report: Box<Report>,
+    },
+    /// Turned away before any attempt.
+    #[error(transparent)]
+    Refused(#[from] Rejected),
+    /// The request can't be read.
+    #[error("{0}")]
+    BadRequest(#[from] BadRequest),
+    /// The named route does not exist.
+    #[error("there is no route named {0}")]
+    UnknownRoute(String),
+    /// Neither the call nor the configuration brought a credential.
+    #[error("no credential: send x-api-key or authorization, or set ANTHROPIC_API_KEY")]
+    NoCredential,
+    /// An address in the configuration can't be used.
+    #[error("the address {0} can't be used")]
+    BadAddress(String),
+    /// The call itself panicked. A bug; the call is lost, nothing else is.
+    #[error("the call panicked: {0}")]
+    Panicked(String),
+}
+
+impl Error {
+    /// The status that says it best.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::Provider { status, .. } => *status,
+            Self::Unanswered { judged, .. } => match judged.verdict.blame {
+                seawall_actors::verdict::Blame::Target => StatusCode::GATEWAY_TIMEOUT,
+                _ => StatusCode::BAD_GATEWAY,
+            },
+            Self::Refused(rejected) => match rejected.why {
+                Rejection::QuotaExhausted => StatusCode::TOO_MANY_REQUESTS,
+                Rejection::DeadlinePassed => StatusCode::GATEWAY_TIMEOUT,
+                Rejection::Draining | Rejection::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+                // 529: overloaded, in the provider's own numbers. `from_u16` is not const.
+                _ => StatusCode::SERVICE_UNAVAILABLE,
+            },
+            Self::BadRequest(_) | Self::UnknownRoute(_) => StatusCode::BAD_REQUEST,
+            Self::NoCredential => StatusCode::UNAUTHORIZED,
+            Self::BadAddress(_) | Self::Panicked(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The provider's word for this kind of error.
+    #[must_use]
+    pub const fn error_type(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_) | Self::UnknownRoute(_) => "invalid_request_error",
+            Self::NoCredential => "authentication_error",
+            Self::Refused(rejected) => match rejected.why {
+                Rejection::QuotaExhausted | Rejection::QueueFull => "rate_limit_error",
+                Rejection::DeadlinePassed => "timeout_error",
+                _ => "overloaded_error",
+            },
+            Self::Unanswered { judged, .. } => match judged.verdict.blame {
+                seawall_actors::verdict::Blame::Target => "timeout_error",
+                _ => "api_error",
+            },
+            Self::Provider { .. } | Self::BadAddress(_) | Self::Panicked(_) => "api_error",
+        }
+    }
+
+    /// When it is worth trying again, as far as is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Provider { judged, .. } | Self::Unanswered { judged, .. } => {
+                judged.verdict.not_before
+            }
+            Self::Refused(rejected) => rejected.retry_after,
+            _ => None,
+        }
+    }
+
+    /// One sentence that tells the reader what to do; may be empty.
+    #[must_use]
+    pub fn advice(&self) -> String {
+        match self {
+            Self::Provider { judged, credential_source, .. } => judged.advice(credential_source),
+            Self::Unanswered { judged, .. } => judged.advice("the caller"),
+            _ => String::new(),
+        }
+    }
+
+    /// What the call took, if any attempt was made.
+    #[must_use]
+    pub fn report(&self) -> Option<&Report> {
+        match self {
+            Self::Provider { report, .. } | Self::Unanswered { report, .. } => Some(report),
+            _ => None,
+        }
+    }
+}
+
+/// A client that could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The actors did not start.
+    #[error(transparent)]
+    Actors(#[from] ActorsStartError),
+    /// The flags or the environment can't be used.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// A setting of a policy is out of range.
+    #[error(transparent)]
+    Policy(#[from] seawall_actors::policy::InvalidPolicy),
+    /// The HTTP transport could not be set up.
+    #[error("the HTTP transport could not be set up")]
+    Transport(#[from] TransportError),
+}

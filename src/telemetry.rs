@@ -1,0 +1,260 @@
+//! Every metric name and the one log line a call ends in.
+//!
+//! Names are fixed and label values bounded: targets and routes come from the configuration or are
+//! cut to a known set, models are those of the price table, the rest are closed word lists. Nothing
+//! here sees a credential or a prompt.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Counter, Histogram, counter, histogram};
+use parking_lot::RwLock;
+use tokio::time::Instant;
+
+use crate::prices::{self, Day, Terms};
+use crate::profile::Profile;
+use crate::provider::anthropic::usage::Tokens;
+
+/// Most label sets of one metric; further ones are counted under `other`.
+const MOST_SERIES: usize = 2_000;
+
+/// Handles of the metrics that calls touch, kept so that a call looks up and does not register.
+#[derive(Clone, Default)]
+pub(crate) struct Telemetry {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Telemetry")
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    attempts: RwLock<HashMap<(Arc<str>, u16, &'static str), Counter>>,
+    calls: RwLock<HashMap<CallKey, Arc<CallMetrics>>>,
+    models: RwLock<HashMap<Arc<str>, Arc<ModelMetrics>>>,
+}
+
+type CallKey = (Arc<str>, &'static str, &'static str);
+
+struct CallMetrics {
+    calls: Counter,
+    total: Histogram,
+    ttft: Histogram,
+    queued: Histogram,
+    overhead: Histogram,
+    retries: Histogram,
+}
+
+struct ModelMetrics {
+    input: Counter,
+    output: Counter,
+    cache_read: Counter,
+    cache_write: Counter,
+    cost: Counter,
+    unpriced: Option<Counter>,
+}
+
+/// What a call was, for its log line and metrics.
+#[derive(Debug, Clone)]
+pub(crate) struct CallRecord {
+    pub(crate) call: Arc<str>,
+    pub(crate) route: Arc<str>,
+    pub(crate) profile: Profile,
+    pub(crate) target: Option<Arc<str>>,
+    pub(crate) model: Option<Arc<str>>,
+    pub(crate) rung: usize,
+    pub(crate) attempts: u32,
+    /// The last attempt's status; 0 when none came.
+    pub(crate) status: u16,
+    /// The last word: an attempt's label, or why none was made.
+    pub(crate) verdict: &'static str,
+    pub(crate) stream: bool,
+    pub(crate) began: Instant,
+    pub(crate) first_content: Option<Instant>,
+    pub(crate) queued: Duration,
+    pub(crate) backed_off: Duration,
+    pub(crate) upstream_us: u64,
+    pub(crate) tokens: Tokens,
+    /// The tokens are a lower bound: the answer did not come whole.
+    pub(crate) estimated: bool,
+    /// The provider's id of the request.
+    pub(crate) request_id: Option<String>,
+}
+
+impl CallRecord {
+    pub(crate) fn new(began: Instant) -> Self {
+        Self {
+            call: "".into(),
+            route: "".into(),
+            profile: Profile::Standard,
+            target: None,
+            model: None,
+            rung: 0,
+            attempts: 0,
+            status: 0,
+            verdict: "",
+            stream: false,
+            began,
+            first_content: None,
+            queued: Duration::ZERO,
+            backed_off: Duration::ZERO,
+            upstream_us: 0,
+            tokens: Tokens::default(),
+            estimated: false,
+            request_id: None,
+        }
+    }
+}
+
+impl Telemetry {
+    /// Counts one attempt by target, status (0 for none) and verdict.
+    pub(crate) fn attempt(&self, target: &Arc<str>, status: u16, verdict: &'static str) {
+        let key = (Arc::clone(target), status, verdict);
+        if let Some(counter) = self.shared.attempts.read().get(&key) {
+            return counter.increment(1);
+        }
+        let mut attempts = self.shared.attempts.write();
+        let label = if attempts.len() < MOST_SERIES { target.to_string() } else { "other".into() };
+        attempts
+            .entry(key)
+            .or_insert_with(|| {
+                counter!(
+                    "seawall_attempts_total",
+                    "target" => label, "status" => status.to_string(), "verdict" => verdict
+                )
+            })
+            .increment(1);
+    }
+
+    fn call_metrics(&self, record: &CallRecord) -> Arc<CallMetrics> {
+        let key = (Arc::clone(&record.route), record.profile.as_str(), record.verdict);
+        if let Some(found) = self.shared.calls.read().get(&key) {
+            return Arc::clone(found);
+        }
+        let mut calls = self.shared.calls.write();
+        let full = calls.len() >= MOST_SERIES;
+        let route = if full { "other".to_owned() } else { record.route.to_string() };
+        let profile = record.profile.as_str();
+        let made = calls.entry(key).or_insert_with(|| {
+            Arc::new(CallMetrics {
+                calls: counter!(
+                    "seawall_calls_total",
+                    "route" => route.clone(), "profile" => profile, "verdict" => record.verdict
+                ),
+                total: histogram!("seawall_call_seconds", "route" => route.clone()),
+                ttft: histogram!("seawall_ttft_seconds", "route" => route.clone()),
+                queued: histogram!("seawall_queued_seconds", "route" => route.clone()),
+                overhead: histogram!("seawall_overhead_seconds", "route" => route.clone()),
+                retries: histogram!("seawall_call_retries", "route" => route),
+            })
+        });
+        Arc::clone(made)
+    }
+
+    fn model_metrics(&self, model: &Arc<str>, known: bool) -> Arc<ModelMetrics> {
+        if let Some(found) = self.shared.models.read().get(model) {
+            return Arc::clone(found);
+        }
+        let plain = prices::normalise(model);
+        let label = if known { plain.to_owned() } else { "unknown".to_owned() };
+        let tokens = |kind: &'static str| {
+            counter!("seawall_tokens_total", "model" => label.clone(), "kind" => kind)
+        };
+        let made = Arc::new(ModelMetrics {
+            input: tokens("input"),
+            output: tokens("output"),
+            cache_read: tokens("cache_read"),
+            cache_write: tokens("cache_write"),
+            cost: counter!("seawall_cost_nanodollars_total", "model" => label.clone()),
+            unpriced: (!known).then(|| counter!("seawall_unpriced_calls_total")),
+        });
+        let mut models = self.shared.models.write();
+        // A client can name any model; the handles of unknown ones are not kept without end.
+        if models.len() < MOST_SERIES {
+            models.insert(Arc::clone(model), Arc::clone(&made));
+        }
+        made
+    }
+}
+
+/// Publishes a finished call: metrics and its log line.
+pub(crate) fn finish(telemetry: &Telemetry, record: &CallRecord) {
+    let total = record.began.elapsed();
+    let waited = record.queued + record.backed_off;
+    let upstream = Duration::from_micros(record.upstream_us);
+    let to_content = record.first_content.map_or(total, |at| at.duration_since(record.began));
+    let overhead = to_content.saturating_sub(upstream).saturating_sub(waited);
+    let metrics = telemetry.call_metrics(record);
+    metrics.calls.increment(1);
+    metrics.total.record(total.as_secs_f64());
+    metrics.queued.record(record.queued.as_secs_f64());
+    metrics.overhead.record(overhead.as_secs_f64());
+    metrics.retries.record(f64::from(record.attempts.saturating_sub(1)));
+    let ttft = record.first_content.map(|at| at.duration_since(record.began));
+    if let Some(ttft) = ttft {
+        metrics.ttft.record(ttft.as_secs_f64());
+    }
+    let cost = bill(telemetry, record);
+    tracing::info!(
+        target: "seawall::call",
+        call = %record.call,
+        route = %record.route,
+        profile = record.profile.as_str(),
+        rung = record.rung,
+        upstream = record.target.as_deref().unwrap_or(""),
+        model = record.model.as_deref().unwrap_or(""),
+        stream = record.stream,
+        attempts = record.attempts,
+        status = record.status,
+        verdict = record.verdict,
+        request_id = record.request_id.as_deref().unwrap_or(""),
+        total_ms = millis(total),
+        ttft_ms = ttft.map(millis),
+        queued_ms = millis(record.queued),
+        overhead_us = u64::try_from(overhead.as_micros()).unwrap_or(u64::MAX),
+        input_tokens = record.tokens.input,
+        output_tokens = record.tokens.output,
+        cache_read_tokens = record.tokens.cache_read,
+        cache_write_tokens = record.tokens.cache_write_5m + record.tokens.cache_write_1h,
+        usage_estimated = record.estimated,
+        cost_nanodollars = cost,
+        "call"
+    );
+}
+
+/// Counts tokens and cost; returns the cost in nano-dollars.
+fn bill(telemetry: &Telemetry, record: &CallRecord) -> u64 {
+    let (Some(model), tokens) = (&record.model, record.tokens) else { return 0 };
+    if tokens == Tokens::default() {
+        return 0;
+    }
+    let today = jiff::tz::Offset::UTC.to_datetime(jiff::Timestamp::now()).date();
+    let terms = Terms::on(Day(today.year(), today.month(), today.day()));
+    let priced = prices::Tokens {
+        input: tokens.input,
+        output: tokens.output,
+        cache_read: tokens.cache_read,
+        cache_write_5m: tokens.cache_write_5m,
+        cache_write_1h: tokens.cache_write_1h,
+    };
+    let cost = prices::cost(model, &priced, &terms);
+    let nano = u64::try_from(cost.nano_dollars).unwrap_or(u64::MAX);
+    let metrics = telemetry.model_metrics(model, cost.known);
+    metrics.input.increment(tokens.input);
+    metrics.output.increment(tokens.output);
+    metrics.cache_read.increment(tokens.cache_read);
+    metrics.cache_write.increment(tokens.cache_write_5m + tokens.cache_write_1h);
+    metrics.cost.increment(nano);
+    if let Some(unpriced) = &metrics.unpriced {
+        unpriced.increment(1);
+    }
+    nano
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
