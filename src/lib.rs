@@ -1,2 +1,14 @@
 //! seawall keeps a service alive when the model provider behind it is slow, limited, flaky or down.
+
+pub mod config;
+pub mod profile;
+
+pub mod estimate;
+pub mod prices;
+pub mod provider;
 pub mod transport;
+pub mod verdict;
+
+pub mod sim;
+
+pub mod duration;

@@ -8,11 +8,14 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use ::http::{HeaderMap, Method, StatusCode, Uri};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
-use http::{HeaderMap, Method, StatusCode, Uri};
+
+pub mod http;
+pub mod sse;
 
 /// Sends requests to a provider.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
@@ -120,7 +123,10 @@ impl TransportError {
         kind: Broken,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { kind, source: Some(source.into()) }
+        Self {
+            kind,
+            source: Some(source.into()),
+        }
     }
 }
 

@@ -33,6 +33,10 @@ pub struct InvalidPolicy {
 impl InvalidPolicy {
     /// Names a refused setting.
     pub fn new(field: &'static str, value: impl Display, allowed: &'static str) -> Self {
-        Self { field, value: value.to_string(), allowed }
+        Self {
+            field,
+            value: value.to_string(),
+            allowed,
+        }
     }
 }

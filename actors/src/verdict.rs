@@ -21,17 +21,30 @@ pub struct Verdict {
 
 impl Verdict {
     /// An attempt that ended well.
-    pub const OK: Self =
-        Self { blame: Blame::Nobody, again: Again::Never, not_before: None, label: "ok" };
+    pub const OK: Self = Self {
+        blame: Blame::Nobody,
+        again: Again::Never,
+        not_before: None,
+        label: "ok",
+    };
 
     /// An attempt whose caller left before its end; it says nothing about the target.
-    pub const DEPARTED: Self =
-        Self { blame: Blame::Departed, again: Again::Never, not_before: None, label: "departed" };
+    pub const DEPARTED: Self = Self {
+        blame: Blame::Departed,
+        again: Again::Never,
+        not_before: None,
+        label: "departed",
+    };
 
     /// A judgement without a server hint.
     #[must_use]
     pub const fn new(label: &'static str, blame: Blame, again: Again) -> Self {
-        Self { blame, again, not_before: None, label }
+        Self {
+            blame,
+            again,
+            not_before: None,
+            label,
+        }
     }
 
     /// The same judgement with the server's hint.

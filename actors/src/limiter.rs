@@ -1,0 +1,418 @@
+//! Mailbox before the buckets and the wait queue of one quota.
+//!
+//! One message reserves from all buckets or none; a call that can't be served now waits in the
+//! queue, or is refused at once when its turn would come too late. Reply ports wait in the cell, so
+//! those who wait survive the actor. What permits owe comes back as notes, which survive it too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::address::{Address, Alarm, Unanswered};
+use crate::cell::Cell;
+use crate::event::{EventKind, Events};
+use crate::policy::InvalidPolicy;
+use crate::policy::quota::{Axis, Cost, Learned, LeaseId, Quota, QuotaSettings};
+use crate::policy::wait_queue::{Entry, Priority, WaitQueue};
+use crate::snapshot::LimiterSnapshot;
+
+/// How often leases past their end and waiters that left are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How many of those who wait are looked at for leavers whenever one more comes.
+const SWEEP_AT_ONCE: usize = 4;
+
+/// Low priority moves up one class for each of these spent waiting, so that it never starves.
+const AGE_AFTER: Duration = Duration::from_secs(30);
+
+/// The limiter of one quota, as callers see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Limiter {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    name: Arc<str>,
+    address: Address<LimiterMessage>,
+    cell: Cell<LimiterState, Note>,
+    events: Events,
+}
+
+#[derive(Debug)]
+struct LimiterState {
+    quota: Quota,
+    queue: WaitQueue<Waiter>,
+    swept: Instant,
+}
+
+/// What a call asks of a limiter.
+#[derive(Debug, Clone)]
+pub(crate) struct Reservation {
+    pub(crate) call: Arc<str>,
+    pub(crate) cost: Cost,
+    pub(crate) priority: Priority,
+    /// The call won't wait longer than this.
+    pub(crate) until: Instant,
+    /// The lease is reclaimed some time after this.
+    pub(crate) expires: Instant,
+}
+
+/// A reservation that was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exhausted {
+    /// When the cost could be served.
+    pub(crate) ready_at: Instant,
+    /// The bucket that lacks it; `None` when the whole quota is stopped or the queue is full.
+    pub(crate) axis: Option<Axis>,
+    /// The queue had no place.
+    pub(crate) full: bool,
+}
+
+/// Tokens held for one attempt: settled with their true cost, or given back on drop.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    limiter: Limiter,
+    id: LeaseId,
+    settled: bool,
+}
+
+impl Lease {
+    /// Replaces the reserved cost by the true one.
+    pub(crate) fn settle(mut self, actual: Cost) {
+        self.settled = true;
+        self.limiter.note(Note::Settle {
+            lease: self.id,
+            actual,
+        });
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.limiter.note(Note::Settle {
+                lease: self.id,
+                actual: Cost::ZERO,
+            });
+        }
+    }
+}
+
+type Reply = oneshot::Sender<Result<Lease, Exhausted>>;
+
+#[derive(Debug)]
+struct Waiter {
+    reservation: Reservation,
+    reply: Reply,
+}
+
+#[derive(Debug)]
+enum Note {
+    Settle { lease: LeaseId, actual: Cost },
+    Learn(Learned),
+}
+
+#[derive(Debug)]
+pub(crate) enum LimiterMessage {
+    Reserve {
+        reservation: Reservation,
+        reply: Reply,
+    },
+    Notes,
+    Wake,
+}
+
+impl Limiter {
+    pub(crate) fn new(
+        name: Arc<str>,
+        settings: QuotaSettings,
+        queue_bound: usize,
+        events: Events,
+    ) -> Result<Self, InvalidPolicy> {
+        let now = Instant::now();
+        let state = LimiterState {
+            quota: Quota::new(settings, now)?,
+            queue: WaitQueue::new(queue_bound, AGE_AFTER)?,
+            swept: now,
+        };
+        // Those who ask either wait in the queue, which is bounded, or are answered in microseconds.
+        let address = Address::vacant(queue_bound.saturating_mul(2).saturating_add(1024));
+        Ok(Self {
+            shared: Arc::new(Shared {
+                name,
+                address,
+                cell: Cell::new(state),
+                events,
+            }),
+        })
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.shared.name
+    }
+
+    pub(crate) fn actor(&self) -> LimiterActor {
+        LimiterActor {
+            limiter: self.clone(),
+        }
+    }
+
+    pub(crate) fn publish(&self, actor: &ActorRef<LimiterMessage>) {
+        self.shared.address.publish(actor.clone());
+    }
+
+    pub(crate) fn close(&self) {
+        self.shared.address.close();
+        // Dropping the reply ports tells those who wait.
+        let waiting = self
+            .shared
+            .cell
+            .update(|state| state.queue.sweep(usize::MAX, |_| true));
+        drop(waiting);
+    }
+
+    /// Reserves `cost`, waiting in the queue for as long as the reservation allows. Dropping the
+    /// future gives the place in the queue up, and the lease back if it was just granted.
+    pub(crate) async fn reserve(
+        &self,
+        reservation: Reservation,
+    ) -> Result<Result<Lease, Exhausted>, Unanswered> {
+        let until = reservation.until;
+        self.shared
+            .address
+            .ask(
+                |reply| LimiterMessage::Reserve {
+                    reservation: reservation.clone(),
+                    reply,
+                },
+                until,
+            )
+            .await
+    }
+
+    /// Hands on what the provider said of its buckets.
+    pub(crate) fn learn(&self, learned: Learned) {
+        self.note(Note::Learn(learned));
+    }
+
+    fn note(&self, note: Note) {
+        if self.shared.cell.note(note) {
+            self.shared.address.ring(LimiterMessage::Notes);
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> LimiterSnapshot {
+        let now = Instant::now();
+        self.shared.cell.read(|state| LimiterSnapshot {
+            name: Arc::clone(&self.shared.name),
+            quota: state.quota.view(now),
+            waiting: state.queue.len(),
+        })
+    }
+}
+
+/// The actor: one incarnation of a limiter.
+#[derive(Debug)]
+pub(crate) struct LimiterActor {
+    limiter: Limiter,
+}
+
+impl Actor for LimiterActor {
+    type Msg = LimiterMessage;
+    type State = Alarm;
+    type Arguments = ();
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<LimiterMessage>,
+        (): (),
+    ) -> Result<Alarm, ActorProcessingErr> {
+        let now = Instant::now();
+        self.limiter
+            .shared
+            .cell
+            .adopt(now, |state| state.quota.make_conservative(now));
+        let mut alarm = Alarm::default();
+        self.serve(&myself, &mut alarm);
+        Ok(alarm)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<LimiterMessage>,
+        message: LimiterMessage,
+        alarm: &mut Alarm,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            LimiterMessage::Reserve { reservation, reply } => {
+                if reply.is_closed() {
+                    return Ok(());
+                }
+                self.admit(reservation, reply);
+            }
+            LimiterMessage::Notes => {}
+            LimiterMessage::Wake => alarm.rang(),
+        }
+        self.serve(&myself, alarm);
+        Ok(())
+    }
+}
+
+impl LimiterActor {
+    /// Grants, queues or refuses one reservation.
+    fn admit(&self, reservation: Reservation, reply: Reply) {
+        let now = Instant::now();
+        self.apply_notes(now);
+        self.limiter
+            .shared
+            .cell
+            .update(|state| state.admit(reservation, reply, now, &self.limiter));
+        self.limiter.shared.cell.moved_on();
+    }
+
+    /// Serves the queue and sets the timer for what has to wait.
+    fn serve(&self, myself: &ActorRef<LimiterMessage>, alarm: &mut Alarm) {
+        let now = Instant::now();
+        self.apply_notes(now);
+        let next = self
+            .limiter
+            .shared
+            .cell
+            .update(|state| state.serve(now, &self.limiter));
+        if let Some(at) = next
+            && alarm.wants(at)
+        {
+            alarm.set(myself, at, LimiterMessage::Wake);
+        }
+    }
+
+    fn apply_notes(&self, now: Instant) {
+        let notes = self.limiter.shared.cell.take_notes();
+        if notes.is_empty() {
+            return;
+        }
+        self.limiter.shared.cell.update(|state| {
+            for note in notes {
+                match note {
+                    Note::Settle { lease, actual } => {
+                        state.quota.settle(lease, actual, now);
+                    }
+                    Note::Learn(learned) => state.quota.learn(&learned, now),
+                }
+            }
+        });
+        self.limiter.shared.cell.moved_on();
+    }
+}
+
+impl LimiterState {
+    fn admit(&mut self, reservation: Reservation, reply: Reply, now: Instant, limiter: &Limiter) {
+        if self.queue.is_empty() {
+            match self
+                .quota
+                .try_reserve(reservation.cost, reservation.expires, now)
+            {
+                Ok(id) => return grant(reply, limiter, id),
+                Err(refusal) if refusal.at > reservation.until => {
+                    return refuse(reply, refusal.at, refusal.axis, false);
+                }
+                Err(_) => {}
+            }
+        }
+        let ahead = self.queue.ahead(reservation.priority);
+        let wait = self.quota.wait_behind(ahead, reservation.cost, now);
+        let turn = now + wait;
+        if turn > reservation.until {
+            return refuse(reply, turn, None, false);
+        }
+        drop(
+            self.queue
+                .sweep(SWEEP_AT_ONCE, |waiter| waiter.reply.is_closed()),
+        );
+        let (call, quota) = (
+            Arc::clone(&reservation.call),
+            Arc::clone(&limiter.shared.name),
+        );
+        let entry = Entry {
+            priority: reservation.priority,
+            deadline: reservation.until,
+            cost: reservation.cost,
+            item: Waiter { reservation, reply },
+        };
+        match self.queue.push(entry, now) {
+            Ok(_) => limiter.shared.events.emit(|| EventKind::WaitingForQuota {
+                call,
+                quota,
+                until: turn,
+            }),
+            Err(waiter) => refuse(waiter.reply, turn, None, true),
+        }
+    }
+
+    /// Serves those whose turn it is. Says when to look again.
+    fn serve(&mut self, now: Instant, limiter: &Limiter) -> Option<Instant> {
+        if now.duration_since(self.swept) >= SWEEP_EVERY {
+            self.swept = now;
+            self.quota.sweep(now);
+            drop(
+                self.queue
+                    .sweep(usize::MAX, |waiter| waiter.reply.is_closed()),
+            );
+        }
+        for late in self.queue.expire(now) {
+            let at = self.quota.ready_at(late.reservation.cost, now);
+            refuse(late.reply, at, None, false);
+        }
+        let mut next = None;
+        while let Some(first) = self.queue.first() {
+            if first.item.reply.is_closed() {
+                self.queue.pop_first();
+                continue;
+            }
+            let Reservation { cost, expires, .. } = first.item.reservation;
+            match self.quota.try_reserve(cost, expires, now) {
+                Ok(id) => match self.queue.pop_first() {
+                    Some(waiting) => grant(waiting.item.reply, limiter, id),
+                    None => drop(self.quota.refund(id, now)),
+                },
+                Err(refusal) => {
+                    next = Some(refusal.at);
+                    break;
+                }
+            }
+        }
+        let next = [next, self.queue.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min();
+        let sweep = self.quota.next_expiry();
+        // Timers have a resolution of 1 ms; an alarm for this very moment would only spin.
+        [next, sweep]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| at.max(now + Duration::from_millis(1)))
+    }
+}
+
+fn grant(reply: Reply, limiter: &Limiter, id: LeaseId) {
+    // An asker that has left drops the lease, and so gives it back.
+    drop(reply.send(Ok(Lease {
+        limiter: limiter.clone(),
+        id,
+        settled: false,
+    })));
+}
+
+fn refuse(reply: Reply, ready_at: Instant, axis: Option<Axis>, full: bool) {
+    // Err means that the asker has left.
+    drop(reply.send(Err(Exhausted {
+        ready_at,
+        axis,
+        full,
+    })));
+}

@@ -1,0 +1,3 @@
+//! What a provider's bytes mean: requests, answers, streams, limits. No I/O, no clock.
+
+pub mod anthropic;

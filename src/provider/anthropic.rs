@@ -1,0 +1,157 @@
+//! Claude's Messages API as it is on the wire.
+//!
+//! Everything here reads or writes bytes that somebody else moves: what a request asks for
+//! ([`request`]), which headers travel ([`headers`]), what an answer or a stream used and whether it
+//! is whole ([`usage`], [`stream`]), what the rate-limit headers say ([`limits`]). The API grows
+//! without notice, so unknown fields, events and blocks pass.
+
+use std::borrow::Cow;
+
+use serde_json::json;
+
+pub mod headers;
+pub mod limits;
+pub mod request;
+pub mod stream;
+pub mod usage;
+
+/// The model's plain name: lower case, without a cloud's prefix, a date, a version suffix or an alias.
+///
+/// `us.anthropic.claude-sonnet-4-5-20250929-v1:0` and `claude-sonnet-4-5@20250929` are both
+/// `claude-sonnet-4-5`.
+#[must_use]
+pub fn plain_model(model: &str) -> Cow<'_, str> {
+    if model.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(plain(&model.to_ascii_lowercase()).to_owned())
+    } else {
+        Cow::Borrowed(plain(model))
+    }
+}
+
+/// The group of models that share one quota inside an organisation.
+///
+/// Generations that the provider's rate-limit page combines share a name; every other model stands
+/// for itself.
+#[must_use]
+pub fn quota_group(model: &str) -> Cow<'_, str> {
+    const COMBINED: [&str; 3] = ["claude-opus-4", "claude-sonnet-4", "claude-fable-5"];
+    let name = plain_model(model);
+    let belongs = |group: &str| {
+        name.strip_prefix(group)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    COMBINED
+        .into_iter()
+        .find(|group| belongs(group))
+        .map_or_else(|| name.clone(), Cow::Borrowed)
+}
+
+/// An error body in the provider's own shape, for what seawall itself answers.
+#[must_use]
+pub fn error_body(error_type: &str, message: &str, request_id: Option<&str>) -> String {
+    error_value(error_type, message, request_id).to_string()
+}
+
+/// The same error as the last event of a stream, blank line included.
+#[must_use]
+pub fn error_event(error_type: &str, message: &str, request_id: Option<&str>) -> String {
+    format!(
+        "event: error\ndata: {}\n\n",
+        error_value(error_type, message, request_id)
+    )
+}
+
+/// The event that keeps a silent stream alive.
+pub const PING_EVENT: &str = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
+
+fn error_value(error_type: &str, message: &str, request_id: Option<&str>) -> serde_json::Value {
+    let error = json!({ "type": error_type, "message": message });
+    match request_id {
+        Some(id) => json!({ "type": "error", "error": error, "request_id": id }),
+        None => json!({ "type": "error", "error": error }),
+    }
+}
+
+fn plain(model: &str) -> &str {
+    let name = model.trim();
+    let name = name.rsplit('/').next().unwrap_or(name);
+    // Clouds write `region.anthropic.claude-…`.
+    let name = name
+        .find("claude")
+        .and_then(|at| name.get(at..))
+        .unwrap_or(name);
+    let name = name.split(['@', ':', '[']).next().unwrap_or(name);
+    let name = match name.rsplit_once("-v") {
+        Some((head, digits)) if is_digits(digits) => head,
+        _ => name,
+    };
+    let name = name.strip_suffix("-latest").unwrap_or(name);
+    match name.rsplit_once('-') {
+        Some((head, date)) if date.len() == 8 && is_digits(date) => head,
+        _ => name,
+    }
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{error_body, error_event, plain_model, quota_group};
+
+    #[test]
+    fn every_spelling_of_a_model_is_one_model() {
+        for (spelling, plain) in [
+            ("claude-sonnet-4-5", "claude-sonnet-4-5"),
+            ("claude-sonnet-4-5-20250929", "claude-sonnet-4-5"),
+            ("claude-sonnet-4-5@20250929", "claude-sonnet-4-5"),
+            (
+                "us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+                "claude-sonnet-4-5",
+            ),
+            ("anthropic.claude-opus-4-6-v1", "claude-opus-4-6"),
+            ("anthropic/claude-haiku-5-5", "claude-haiku-5-5"),
+            ("claude-opus-4-6[1m]", "claude-opus-4-6"),
+            ("Claude-3-5-Haiku-Latest", "claude-3-5-haiku"),
+            ("claude-3-5-sonnet-latest", "claude-3-5-sonnet"),
+            ("claude-sonnet-4-20250514", "claude-sonnet-4"),
+            ("llama-3", "llama-3"),
+            ("", ""),
+        ] {
+            assert_eq!(plain_model(spelling), plain, "{spelling}");
+        }
+    }
+
+    #[test]
+    fn combined_generations_share_a_quota_and_others_do_not() {
+        for (model, group) in [
+            ("claude-opus-4-8", "claude-opus-4"),
+            ("claude-opus-4-5-20251101", "claude-opus-4"),
+            ("claude-opus-5", "claude-opus-5"),
+            ("claude-opus-5-5", "claude-opus-5-5"),
+            ("claude-sonnet-4-6", "claude-sonnet-4"),
+            ("claude-sonnet-5-5", "claude-sonnet-5-5"),
+            ("claude-fable-5", "claude-fable-5"),
+            ("claude-fable-5-2", "claude-fable-5"),
+            ("claude-mythos-5-2", "claude-mythos-5-2"),
+            ("claude-opus-45", "claude-opus-45"),
+            ("claude-haiku-4-5-20251001", "claude-haiku-4-5"),
+        ] {
+            assert_eq!(quota_group(model), group, "{model}");
+        }
+    }
+
+    #[test]
+    fn own_errors_have_the_providers_shape() {
+        let body: serde_json::Value =
+            serde_json::from_str(&error_body("api_error", "say \"why\"", Some("req_1")))
+                .expect("JSON");
+        assert_eq!(body["type"], "error");
+        assert_eq!(body["error"]["message"], "say \"why\"");
+        assert_eq!(body["request_id"], "req_1");
+        let event = error_event("overloaded_error", "two\nlines", None);
+        assert!(event.starts_with("event: error\ndata: {") && event.ends_with("}\n\n"));
+        assert_eq!(event.lines().count(), 3);
+    }
+}

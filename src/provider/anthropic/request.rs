@@ -1,0 +1,298 @@
+//! A read-only view of a request body.
+//!
+//! The gateway passes bodies on as they came, so nothing is built from them: one pass notes the few
+//! fields that steer a call and counts what its tokens are estimated from. It refuses only what is no
+//! JSON object. A body that is odd in any other way is the provider's to judge; where even counting
+//! fails on one, the counts are coarse and say so.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+mod count;
+
+use count::{Top, to_u64};
+
+/// What a request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestView {
+    /// The model, as the client wrote it.
+    pub model: Option<String>,
+    /// Where the model's JSON string stands in the body, quotes included.
+    pub model_range: Option<Range<usize>>,
+    /// Whether the answer is to be streamed.
+    pub stream: bool,
+    /// The most tokens that may be produced.
+    pub max_tokens: Option<u64>,
+    /// What the token estimate is made from.
+    pub counts: Counts,
+}
+
+/// Amounts in a request. Characters are Unicode scalar values.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Messages.
+    pub messages: u64,
+    /// Characters of text: system prompt, messages, tool results, text documents, visible thinking.
+    pub text_chars: u64,
+    /// Those of `text_chars` that tokenise badly: U+2E80 and above, CJK for the most part.
+    pub wide_chars: u64,
+    /// Bytes of JSON in tool definitions.
+    pub tool_chars: u64,
+    /// Bytes of JSON in the inputs of tool calls.
+    pub tool_input_chars: u64,
+    /// Tools offered.
+    pub tools: u64,
+    /// Those of `tools` that the provider runs itself; their results cannot be estimated.
+    pub server_tools: u64,
+    /// Tool calls in the conversation.
+    pub tool_uses: u64,
+    /// Tool results in the conversation.
+    pub tool_results: u64,
+    /// Images, whatever their source.
+    pub images: u64,
+    /// Base64 characters of the images that are in the body.
+    pub image_base64: u64,
+    /// Documents, whatever their source.
+    pub documents: u64,
+    /// Base64 characters of the PDF documents that are in the body.
+    pub pdf_base64: u64,
+    /// Cache breakpoints.
+    pub cache_breakpoints: u64,
+    /// What the request says about calling tools.
+    pub tool_choice: ToolChoice,
+    /// The answer's form is prescribed by a schema.
+    pub structured: bool,
+    /// The body could not be counted: `text_chars` is its length in bytes.
+    pub coarse: bool,
+}
+
+/// What a request says about calling tools.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ToolChoice {
+    /// The model decides.
+    #[default]
+    Auto,
+    /// Some tool, or a named one, must be called.
+    Forced,
+    /// None may be called.
+    Forbidden,
+}
+
+/// A body that is no JSON object.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct BadRequest {
+    /// What is wrong, in words.
+    pub message: String,
+    /// Line of the first wrong byte, from 1; absent where none stands out.
+    pub line: Option<usize>,
+    /// Column of the first wrong byte, from 1.
+    pub column: Option<usize>,
+}
+
+impl RequestView {
+    /// Reads a body.
+    ///
+    /// # Errors
+    ///
+    /// [`BadRequest`] when it is not one JSON object.
+    pub fn parse(body: &Bytes) -> Result<Self, BadRequest> {
+        let counted = match Top::read(body) {
+            Ok(counted) => counted,
+            Err(odd) => {
+                let mut shallow = Top::read_shallow(body).map_err(|_| bad_request(&odd))?;
+                shallow.counts.coarse = true;
+                shallow.counts.text_chars = to_u64(body.len());
+                shallow
+            }
+        };
+        if !counted.is_object {
+            return Err(BadRequest {
+                message: "the request body must be a JSON object".to_owned(),
+                line: None,
+                column: None,
+            });
+        }
+        Ok(Self {
+            model: counted
+                .model
+                .and_then(|raw| serde_json::from_str(raw.get()).ok()),
+            model_range: counted.model.and_then(|raw| range_in(body, raw.get())),
+            stream: counted.stream.is_some_and(|raw| raw.get() == "true"),
+            max_tokens: counted.max_tokens.and_then(|raw| raw.get().parse().ok()),
+            counts: counted.counts,
+        })
+    }
+}
+
+/// The body with another model, every other byte as it was.
+///
+/// `view` must be of this `body`; where it is not, or the body is no object, it comes back unchanged.
+#[must_use]
+pub fn splice_model(body: &Bytes, view: &RequestView, model: &str) -> Bytes {
+    if view.model.as_deref() == Some(model) {
+        return body.clone();
+    }
+    let name = serde_json::Value::from(model).to_string();
+    let (range, text) = if let Some(range) = view.model_range.clone() {
+        (range, name)
+    } else {
+        let Some(brace) = body.iter().position(|&b| b == b'{') else {
+            return body.clone();
+        };
+        let inside = brace.saturating_add(1);
+        let rest = body.get(inside..).unwrap_or_default();
+        let empty = rest.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'}');
+        let comma = if empty { "" } else { "," };
+        (inside..inside, format!("\"model\":{name}{comma}"))
+    };
+    match (body.get(..range.start), body.get(range.end..)) {
+        (Some(head), Some(tail)) => [head, text.as_bytes(), tail].concat().into(),
+        _ => body.clone(),
+    }
+}
+
+fn bad_request(error: &serde_json::Error) -> BadRequest {
+    let at = |n: usize| (error.line() > 0).then_some(n);
+    BadRequest {
+        message: format!("the request body is not valid JSON: {error}"),
+        line: at(error.line()),
+        column: at(error.column()),
+    }
+}
+
+/// Where `part`, a slice of `whole`, stands in it.
+fn range_in(whole: &[u8], part: &str) -> Option<Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+    let end = start.checked_add(part.len())?;
+    (whole.get(start..end)? == part.as_bytes()).then_some(start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::{any, prop, proptest};
+
+    use super::{Counts, RequestView, ToolChoice, splice_model};
+
+    fn view(body: &'static str) -> RequestView {
+        RequestView::parse(&Bytes::from_static(body.as_bytes())).expect("a view")
+    }
+
+    #[test]
+    fn a_request_is_counted_without_being_built() {
+        let seen = view(
+            r#" {"model": "claude-\u0073onnet-5-5", "max_tokens": 1024, "stream": true,
+              "system": [{"type":"text","text":"Be brief.","cache_control":{"type":"ephemeral"}}],
+              "tools": [{"name":"f","input_schema":{"type":"object"}},{"type":"web_search_20250305","name":"web_search"}],
+              "tool_choice": {"type":"any"},
+              "messages": [
+                {"role":"user","content":"Grüße 漢字"},
+                {"role":"assistant","content":[{"type":"tool_use","id":"t","name":"f","input":{"a":1}}]},
+                {"role":"user","content":[
+                  {"type":"tool_result","tool_use_id":"t","content":[{"type":"text","text":"\"ok\"\n"}]},
+                  {"source":{"data":"AAAA","media_type":"image/png","type":"base64"},"type":"image"},
+                  {"type":"document","source":{"type":"text","media_type":"text/plain","data":"doc"}},
+                  {"type":"document","source":{"type":"base64","media_type":"application/pdf","data":"AAAAAAAA"}}]}]}"#,
+        );
+        assert_eq!(seen.model.as_deref(), Some("claude-sonnet-5-5"));
+        assert_eq!((seen.stream, seen.max_tokens), (true, Some(1024)));
+        assert_eq!(
+            seen.counts,
+            Counts {
+                messages: 3,
+                text_chars: 9 + 8 + 5 + 3,
+                wide_chars: 2,
+                tool_chars: 45 + 50,
+                tool_input_chars: 7,
+                tools: 2,
+                server_tools: 1,
+                tool_uses: 1,
+                tool_results: 1,
+                images: 1,
+                image_base64: 4,
+                documents: 2,
+                pdf_base64: 8,
+                cache_breakpoints: 1,
+                tool_choice: ToolChoice::Forced,
+                structured: false,
+                coarse: false,
+            }
+        );
+    }
+
+    #[test]
+    fn another_model_is_spliced_in_and_no_other_byte_moves() {
+        for (body, expected) in [
+            (
+                r#"{"a": 1 , "model" : "x","m":{"model":"inner"}}"#,
+                r#"{"a": 1 , "model" : "new\"","m":{"model":"inner"}}"#,
+            ),
+            (r#"{"model":null,"z":1}"#, r#"{"model":"new\"","z":1}"#),
+            (r#" { "z":1}"#, r#" {"model":"new\"", "z":1}"#),
+            ("{ }", r#"{"model":"new\"" }"#),
+        ] {
+            let seen = view(body);
+            let bytes = Bytes::from_static(body.as_bytes());
+            assert_eq!(splice_model(&bytes, &seen, "new\""), expected);
+        }
+        let body = Bytes::from_static(br#"{"model":"same"}"#);
+        let seen = RequestView::parse(&body).expect("a view");
+        assert_eq!(splice_model(&body, &seen, "same").as_ptr(), body.as_ptr());
+    }
+
+    #[test]
+    fn only_what_is_no_json_object_is_refused() {
+        for (body, line) in [
+            ("{\"model\": \n \"x\", }", Some(2)),
+            ("", Some(1)),
+            ("{} x", Some(1)),
+        ] {
+            let refused =
+                RequestView::parse(&Bytes::from_static(body.as_bytes())).expect_err("bad");
+            assert_eq!(refused.line, line, "{refused}");
+        }
+        for body in ["[1,2]", "7", "\"text\"", "null"] {
+            assert!(
+                RequestView::parse(&Bytes::from_static(body.as_bytes())).is_err(),
+                "{body}"
+            );
+        }
+        for odd in [
+            r#"{"model":7,"messages":"hello","tools":{},"system":3,"stream":"yes","max_tokens":1e3}"#,
+            r#"{"messages":[1,[2],{"content":[null,true,{"source":[],"type":{},"text":{"a":[]}}]}]}"#,
+        ] {
+            let seen = view(odd);
+            assert_eq!(
+                (seen.model, seen.stream, seen.max_tokens),
+                (None, false, None),
+                "{odd}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_counted_still_passes() {
+        let seen =
+            view(r#"{"model":"m","stream":true,"messages":[{"content":"lone \ud800 surrogate"}]}"#);
+        assert!(seen.counts.coarse && seen.stream);
+        assert_eq!(seen.model.as_deref(), Some("m"));
+        assert!(seen.counts.text_chars > 20);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_and_the_depth_is_bounded(
+            noise in prop::collection::vec(any::<u8>(), 0..100), depth in 0_usize..3000,
+        ) {
+            let length = noise.len();
+            if let Ok(view) = RequestView::parse(&Bytes::from(noise)) {
+                proptest::prop_assert!(view.model_range.is_none_or(|range| range.end <= length));
+            }
+            let nested = "{\"messages\":[{\"content\":".to_owned() + &"[{\"content\":".repeat(depth);
+            proptest::prop_assert!(RequestView::parse(&Bytes::from(nested)).is_err());
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! One pass over a request body that counts and builds nothing.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{Counts, ToolChoice};
+
+/// The fields of the outermost object, and the counts below it.
+#[derive(Default)]
+pub(super) struct Top<'de> {
+    pub(super) is_object: bool,
+    pub(super) model: Option<&'de RawValue>,
+    pub(super) stream: Option<&'de RawValue>,
+    pub(super) max_tokens: Option<&'de RawValue>,
+    pub(super) counts: Counts,
+}
+
+impl<'de> Top<'de> {
+    /// Reads and counts everything.
+    pub(super) fn read(body: &'de [u8]) -> Result<Self, serde_json::Error> {
+        let mut top = Self::default();
+        read(
+            body,
+            Node {
+                kind: Kind::Top,
+                top: &mut top,
+            },
+        )?;
+        Ok(top)
+    }
+
+    /// Reads the outermost fields of whatever is JSON at all, and counts nothing.
+    pub(super) fn read_shallow(body: &'de [u8]) -> Result<Self, serde_json::Error> {
+        let mut top = Self::default();
+        read(body, Shallow { top: &mut top })?;
+        Ok(top)
+    }
+}
+
+/// What a value is, by where it stands.
+#[derive(Clone, Copy)]
+enum Kind {
+    Top,
+    Messages,
+    Message,
+    /// A string, or a list of blocks.
+    Content,
+    Block,
+    Source,
+    Tools,
+    ToolChoice,
+}
+
+/// One value of a known kind. It accepts any JSON: what is not expected there is skipped.
+struct Node<'t, 'de> {
+    kind: Kind,
+    top: &'t mut Top<'de>,
+}
+
+impl<'de> Node<'_, 'de> {
+    const fn child(&mut self, kind: Kind) -> Node<'_, 'de> {
+        Node {
+            kind,
+            top: self.top,
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        let counts = &mut self.top.counts;
+        let (chars, wide) = if text.is_ascii() {
+            (text.len(), 0)
+        } else {
+            text.chars().fold((0_usize, 0_usize), |(all, wide), c| {
+                (
+                    all.saturating_add(1),
+                    wide.saturating_add(usize::from(c >= '\u{2E80}')),
+                )
+            })
+        };
+        counts.text_chars = counts.text_chars.saturating_add(to_u64(chars));
+        counts.wide_chars = counts.wide_chars.saturating_add(to_u64(wide));
+    }
+
+    fn top_field<A: MapAccess<'de>>(&mut self, key: Key, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            Key::Model => self.top.model = Some(map.next_value()?),
+            Key::Stream => self.top.stream = Some(map.next_value()?),
+            Key::MaxTokens => self.top.max_tokens = Some(map.next_value()?),
+            Key::System => map.next_value_seed(self.child(Kind::Content))?,
+            Key::Messages => map.next_value_seed(self.child(Kind::Messages))?,
+            Key::Tools => map.next_value_seed(self.child(Kind::Tools))?,
+            Key::ToolChoice => map.next_value_seed(self.child(Kind::ToolChoice))?,
+            Key::OutputFormat => {
+                let raw: &RawValue = map.next_value()?;
+                self.top.counts.structured |= raw.get().contains("\"schema\"");
+            }
+            _ => skip(map)?,
+        }
+        Ok(())
+    }
+
+    fn block_field<A: MapAccess<'de>>(&mut self, key: Key, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            Key::Text | Key::Thinking | Key::Content => {
+                map.next_value_seed(self.child(Kind::Content))?;
+            }
+            Key::Source => map.next_value_seed(self.child(Kind::Source))?,
+            Key::Input => {
+                let raw: &RawValue = map.next_value()?;
+                let counts = &mut self.top.counts;
+                counts.tool_input_chars = counts
+                    .tool_input_chars
+                    .saturating_add(to_u64(raw.get().len()));
+            }
+            Key::CacheControl => {
+                self.top.counts.cache_breakpoints += 1;
+                skip(map)?;
+            }
+            Key::Type => {
+                let counts = &mut self.top.counts;
+                match map.next_value::<&RawValue>()?.get() {
+                    "\"tool_use\"" | "\"server_tool_use\"" | "\"mcp_tool_use\"" => {
+                        counts.tool_uses += 1;
+                    }
+                    "\"tool_result\"" => counts.tool_results += 1,
+                    "\"image\"" => counts.images += 1,
+                    "\"document\"" => counts.documents += 1,
+                    _ => {}
+                }
+            }
+            _ => skip(map)?,
+        }
+        Ok(())
+    }
+
+    /// The keys come in any order, so what the data is shows only at the end.
+    fn source<A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<(), A::Error> {
+        let mut data: Option<&RawValue> = None;
+        let mut media: Option<&RawValue> = None;
+        while let Some(key) = map.next_key()? {
+            match key {
+                Key::Data => data = Some(map.next_value()?),
+                Key::MediaType => media = Some(map.next_value()?),
+                Key::Content => map.next_value_seed(self.child(Kind::Content))?,
+                _ => skip(map)?,
+            }
+        }
+        let Some(data) = data else { return Ok(()) };
+        let quoted = to_u64(data.get().len()).saturating_sub(2);
+        let counts = &mut self.top.counts;
+        match media.map_or("", RawValue::get) {
+            m if m.starts_with("\"image/") => {
+                counts.image_base64 = counts.image_base64.saturating_add(quoted);
+            }
+            m if m.starts_with("\"text/") => {
+                if let Ok(text) = serde_json::from_str::<String>(data.get()) {
+                    self.text(&text);
+                }
+            }
+            _ => counts.pdf_base64 = counts.pdf_base64.saturating_add(quoted),
+        }
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Node<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Node<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_str<E>(mut self, text: &str) -> Result<(), E> {
+        if matches!(self.kind, Kind::Content) {
+            self.text(text);
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        match self.kind {
+            Kind::Messages => {
+                while seq.next_element_seed(self.child(Kind::Message))?.is_some() {
+                    self.top.counts.messages += 1;
+                }
+            }
+            Kind::Content => while seq.next_element_seed(self.child(Kind::Block))?.is_some() {},
+            Kind::Tools => {
+                while let Some(tool) = seq.next_element::<&RawValue>()? {
+                    let counts = &mut self.top.counts;
+                    counts.tools += 1;
+                    counts.server_tools += u64::from(!tool.get().contains("\"input_schema\""));
+                    counts.tool_chars = counts.tool_chars.saturating_add(to_u64(tool.get().len()));
+                }
+            }
+            Kind::Top | Kind::Message | Kind::Block | Kind::Source | Kind::ToolChoice => {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        match self.kind {
+            Kind::Top => {
+                self.top.is_object = true;
+                while let Some(key) = map.next_key()? {
+                    self.top_field(key, &mut map)?;
+                }
+            }
+            Kind::Message => {
+                while let Some(key) = map.next_key()? {
+                    match key {
+                        Key::Content => map.next_value_seed(self.child(Kind::Content))?,
+                        _ => skip(&mut map)?,
+                    }
+                }
+            }
+            Kind::Block => {
+                while let Some(key) = map.next_key()? {
+                    self.block_field(key, &mut map)?;
+                }
+            }
+            Kind::Source => self.source(&mut map)?,
+            Kind::ToolChoice => {
+                while let Some(key) = map.next_key()? {
+                    let value: &RawValue = map.next_value()?;
+                    if matches!(key, Key::Type) {
+                        self.top.counts.tool_choice = match value.get() {
+                            "\"any\"" | "\"tool\"" => ToolChoice::Forced,
+                            "\"none\"" => ToolChoice::Forbidden,
+                            _ => ToolChoice::Auto,
+                        };
+                    }
+                }
+            }
+            Kind::Messages | Kind::Content | Kind::Tools => {
+                while map.next_key::<IgnoredAny>()?.is_some() {
+                    skip(&mut map)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+/// The outermost fields alone. Values are only split off, so that any that is JSON at all passes.
+struct Shallow<'t, 'de> {
+    top: &'t mut Top<'de>,
+}
+
+impl<'de> DeserializeSeed<'de> for Shallow<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Shallow<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        self.top.is_object = true;
+        while let Some(key) = map.next_key()? {
+            let value: &RawValue = map.next_value()?;
+            match key {
+                Key::Model => self.top.model = Some(value),
+                Key::Stream => self.top.stream = Some(value),
+                Key::MaxTokens => self.top.max_tokens = Some(value),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The keys that mean something somewhere.
+#[derive(Clone, Copy, serde::Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Key {
+    Model,
+    Stream,
+    MaxTokens,
+    System,
+    Messages,
+    Tools,
+    ToolChoice,
+    #[serde(alias = "output_config")]
+    OutputFormat,
+    Type,
+    Text,
+    Thinking,
+    Content,
+    Source,
+    Input,
+    CacheControl,
+    Data,
+    MediaType,
+    #[serde(other)]
+    Other,
+}
+
+fn read<'de>(
+    body: &'de [u8],
+    seed: impl DeserializeSeed<'de, Value = ()>,
+) -> Result<(), serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    seed.deserialize(&mut deserializer)?;
+    deserializer.end()
+}
+
+fn skip<'de, A: MapAccess<'de>>(map: &mut A) -> Result<(), A::Error> {
+    map.next_value::<IgnoredAny>().map(|_| ())
+}
+
+pub(super) fn to_u64(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,571 @@
+//! Reads a request as the provider does, and refuses it in the provider's words.
+//!
+//! Input tokens are counted from bytes: 8, and one for every four bytes of the raw JSON of
+//! `system`, `messages` and `tools`. The same count answers `count_tokens`, stands in `usage` and is
+//! charged to the quota, so that the three agree.
+
+use std::borrow::Cow;
+
+use http::HeaderMap;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::scenario::Settings;
+use super::seed;
+
+/// The largest body of a messages request, in bytes.
+pub const BODY_LIMIT: usize = 32 * 1024 * 1024;
+
+/// The tag that every answer to a request with this body begins with: 16 hex digits made from the
+/// raw JSON of `messages`, or of the whole body where there is none.
+///
+/// A caller can so tell whether the answer it holds is its own.
+#[must_use]
+pub fn request_tag(body: &[u8]) -> String {
+    let messages = serde_json::from_slice::<Body<'_>>(body)
+        .ok()
+        .and_then(|body| body.messages);
+    tag_text(messages.map_or_else(
+        || seed::digest(&[body]),
+        |m| seed::digest(&[m.get().as_bytes()]),
+    ))
+}
+
+pub(super) fn tag_text(tag: u64) -> String {
+    format!("{tag:016x}")
+}
+
+/// A request that the provider would answer.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) model: String,
+    pub(super) tag: u64,
+    pub(super) max_tokens: u64,
+    pub(super) stream: bool,
+    pub(super) input_tokens: u64,
+    /// What the provider guesses before it has counted.
+    pub(super) estimated_tokens: u64,
+    /// The tool that must be used, with its input schema.
+    pub(super) tool: Option<(String, Value)>,
+    pub(super) thinking: Thinking,
+}
+
+/// Whether the answer begins with a thinking block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Thinking {
+    Off,
+    Shown,
+    Omitted,
+}
+
+/// A request that the provider refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) status: u16,
+    pub(super) message: String,
+    /// The model it names, if any.
+    pub(super) model: Option<String>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: u16, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+            model: None,
+        }
+    }
+
+    fn invalid(message: impl Into<String>) -> Self {
+        Self::new(400, message)
+    }
+}
+
+/// Checks the credential: either header.
+pub(super) fn authenticate(headers: &HeaderMap, keys: &[String]) -> Result<(), Refusal> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let key = text("x-api-key").or_else(|| {
+        text("authorization").and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        })
+    });
+    match key {
+        None | Some("") => Err(Refusal::new(401, "x-api-key header is required")),
+        Some(key) if keys.is_empty() || keys.iter().any(|known| known == key) => Ok(()),
+        Some(_) => Err(Refusal::new(401, "invalid x-api-key")),
+    }
+}
+
+/// Reads a messages request, or with `counting` one for `count_tokens`.
+pub(super) fn read(
+    headers: &HeaderMap,
+    bytes: &[u8],
+    settings: &Settings,
+    counting: bool,
+) -> Result<Ask, Refusal> {
+    let version = version(headers)?;
+    let body: Body<'_> = serde_json::from_slice(bytes)
+        .map_err(|e| Refusal::invalid(format!("The request body is not valid JSON: {e}")))?;
+    let model = body.model()?;
+    if settings.model(&model).is_none() {
+        let refusal = Refusal::new(404, format!("model: {model}"));
+        return Err(Refusal {
+            model: Some(model),
+            ..refusal
+        });
+    }
+    ask(&body, &model, bytes.len(), Dialect { version, counting }).map_err(|refusal| Refusal {
+        model: Some(model),
+        ..refusal
+    })
+}
+
+/// What the rules for a body depend on besides the body.
+#[derive(Debug, Clone, Copy)]
+struct Dialect {
+    version: Version,
+    counting: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V2023,
+    V2026,
+}
+
+fn version(headers: &HeaderMap) -> Result<Version, Refusal> {
+    match headers
+        .get("anthropic-version")
+        .map(|value| value.to_str().unwrap_or_default())
+    {
+        None => Err(Refusal::invalid("anthropic-version: header is required")),
+        Some("2023-01-01" | "2023-06-01") => Ok(Version::V2023),
+        Some("2026-10-21") => Ok(Version::V2026),
+        Some(other) => Err(Refusal::invalid(format!(
+            "anthropic-version: \"{other}\" is not a valid version"
+        ))),
+    }
+}
+
+/// The fields that the answer depends on, raw; others are left alone.
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow, default)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    messages: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    system: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    tools: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    max_tokens: Option<&'a RawValue>,
+    #[serde(default)]
+    stream: Option<Value>,
+    #[serde(default)]
+    tool_choice: Option<Value>,
+    #[serde(default)]
+    thinking: Option<Value>,
+    #[serde(borrow, default)]
+    temperature: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    top_p: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    top_k: Option<&'a RawValue>,
+}
+
+impl Body<'_> {
+    fn model(&self) -> Result<String, Refusal> {
+        let raw = self
+            .model
+            .ok_or_else(|| Refusal::invalid("model: Field required"))?;
+        let model: String = serde_json::from_str(raw.get())
+            .map_err(|_| Refusal::invalid("model: Input should be a valid string"))?;
+        if model.is_empty() {
+            return Err(Refusal::invalid(
+                "model: String should have at least 1 character",
+            ));
+        }
+        Ok(model)
+    }
+
+    fn max_tokens(&self) -> Result<u64, Refusal> {
+        let raw = self
+            .max_tokens
+            .ok_or_else(|| Refusal::invalid("max_tokens: Field required"))?;
+        let value: Value = serde_json::from_str(raw.get()).unwrap_or_default();
+        match (value.as_u64(), value.is_i64()) {
+            (Some(0), _) | (None, true) => Err(Refusal::invalid(
+                "max_tokens: Input should be greater than or equal to 1",
+            )),
+            (Some(tokens), _) => Ok(tokens),
+            (None, false) => Err(Refusal::invalid(
+                "max_tokens: Input should be a valid integer",
+            )),
+        }
+    }
+
+    /// Four bytes a token over everything the model would read.
+    fn counted(&self) -> u64 {
+        let bytes: usize = [self.system, self.messages, self.tools]
+            .into_iter()
+            .flatten()
+            .map(|raw| raw.get().len())
+            .sum();
+        8 + u64::try_from(bytes.div_ceil(4)).unwrap_or(u64::MAX / 2)
+    }
+
+    fn forced_tool(&self) -> Result<Option<(String, Value)>, Refusal> {
+        #[derive(Deserialize)]
+        struct Tool {
+            name: String,
+            #[serde(default)]
+            input_schema: Value,
+        }
+        let Some(choice) = &self.tool_choice else {
+            return Ok(None);
+        };
+        let kind = choice
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        if !matches!(kind, "any" | "tool") {
+            return Ok(None);
+        }
+        let tools: Vec<Tool> = self
+            .tools
+            .and_then(|raw| serde_json::from_str(raw.get()).ok())
+            .unwrap_or_default();
+        let wanted = choice.get("name").and_then(Value::as_str);
+        let found = tools
+            .into_iter()
+            .find(|tool| kind == "any" || Some(tool.name.as_str()) == wanted)
+            .map(|tool| (tool.name, tool.input_schema));
+        if found.is_none() {
+            let name = wanted.unwrap_or("any");
+            return Err(Refusal::invalid(format!(
+                "tool_choice: Tool '{name}' not found in provided tools"
+            )));
+        }
+        Ok(found)
+    }
+
+    fn thinking(&self) -> Thinking {
+        let field = |name: &str| {
+            self.thinking
+                .as_ref()
+                .and_then(|t| t.get(name))
+                .and_then(Value::as_str)
+        };
+        match (field("type"), field("display")) {
+            (Some("enabled" | "adaptive"), Some("omitted")) => Thinking::Omitted,
+            (Some("enabled" | "adaptive"), _) => Thinking::Shown,
+            _ => Thinking::Off,
+        }
+    }
+}
+
+fn ask(body: &Body<'_>, model: &str, size: usize, dialect: Dialect) -> Result<Ask, Refusal> {
+    if dialect.version == Version::V2026 {
+        let refused = [
+            ("temperature", body.temperature),
+            ("top_p", body.top_p),
+            ("top_k", body.top_k),
+        ];
+        if let Some((name, _)) = refused.iter().find(|(_, value)| value.is_some()) {
+            return Err(Refusal::invalid(format!(
+                "{name}: not supported with anthropic-version 2026-10-21"
+            )));
+        }
+    }
+    let max_tokens = if dialect.counting {
+        1
+    } else {
+        body.max_tokens()?
+    };
+    let (context, most) = room(model);
+    if max_tokens > most {
+        return Err(Refusal::invalid(format!(
+            "max_tokens: {max_tokens} > {most}, which is the maximum allowed number of output tokens for {model}"
+        )));
+    }
+    let messages = body
+        .messages
+        .ok_or_else(|| Refusal::invalid("messages: Field required"))?;
+    check_messages(messages, model)?;
+    let input_tokens = body.counted();
+    if input_tokens > context {
+        return Err(Refusal::invalid(format!(
+            "prompt is too long: {input_tokens} tokens > {context} maximum"
+        )));
+    }
+    Ok(Ask {
+        model: model.to_owned(),
+        tag: seed::digest(&[messages.get().as_bytes()]),
+        max_tokens,
+        stream: !dialect.counting
+            && body
+                .stream
+                .as_ref()
+                .and_then(Value::as_bool)
+                .unwrap_or(false),
+        input_tokens,
+        estimated_tokens: u64::try_from(size.div_ceil(4))
+            .unwrap_or(u64::MAX / 2)
+            .max(1),
+        tool: body.forced_tool()?,
+        thinking: body.thinking(),
+    })
+}
+
+fn check_messages(raw: &RawValue, model: &str) -> Result<(), Refusal> {
+    #[derive(Deserialize)]
+    struct Message<'a> {
+        #[serde(borrow, default)]
+        role: Option<Cow<'a, str>>,
+        #[serde(borrow, default)]
+        content: Option<&'a RawValue>,
+    }
+    let messages: Vec<Message<'_>> = serde_json::from_str(raw.get())
+        .map_err(|_| Refusal::invalid("messages: Input should be a valid list"))?;
+    for (i, message) in messages.iter().enumerate() {
+        match message.role.as_deref() {
+            None => {
+                return Err(Refusal::invalid(format!(
+                    "messages.{i}.role: Field required"
+                )));
+            }
+            Some("user" | "assistant" | "system") => {}
+            Some(other) => {
+                return Err(Refusal::invalid(format!(
+                    "messages.{i}.role: Input should be 'user' or 'assistant', not '{other}'"
+                )));
+            }
+        }
+        let first = message
+            .content
+            .and_then(|content| content.get().bytes().next());
+        match first {
+            None => {
+                return Err(Refusal::invalid(format!(
+                    "messages.{i}.content: Field required"
+                )));
+            }
+            Some(b'"' | b'[') => {}
+            Some(_) => {
+                return Err(Refusal::invalid(format!(
+                    "messages.{i}.content: Input should be a valid list"
+                )));
+            }
+        }
+    }
+    let Some(last) = messages.last() else {
+        return Err(Refusal::invalid(
+            "messages: at least one message is required",
+        ));
+    };
+    if last.role.as_deref() == Some("assistant") && generation(model) >= (4, 6) {
+        return Err(Refusal::invalid(
+            "This model does not support assistant message prefill. The conversation must end with a user message.",
+        ));
+    }
+    Ok(())
+}
+
+/// The generation in a model's name: `claude-opus-4-6` is (4, 6), `claude-sonnet-5` is (5, 0).
+fn generation(model: &str) -> (u32, u32) {
+    let mut numbers = model
+        .split('-')
+        .skip_while(|part| part.parse::<u32>().is_err())
+        // A date, as in claude-sonnet-4-5-20250929, is no part of it.
+        .map_while(|part| (part.len() <= 2).then(|| part.parse::<u32>().ok()).flatten());
+    (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    )
+}
+
+/// The context window and the largest `max_tokens` of a model, in tokens.
+pub(super) fn room(model: &str) -> (u64, u64) {
+    if generation(model) >= (4, 6) {
+        (1_000_000, 128_000)
+    } else {
+        (200_000, 64_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(version: &'static str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("anthropic-version", HeaderValue::from_static(version));
+        headers
+    }
+
+    fn refusal(version: &'static str, body: &str) -> Refusal {
+        read(
+            &headers(version),
+            body.as_bytes(),
+            &Settings::default(),
+            false,
+        )
+        .unwrap_err()
+    }
+
+    #[test]
+    fn a_wrong_request_is_refused_in_the_providers_words() {
+        let old = "2023-06-01";
+        for (version, body, status, wanted) in [
+            (old, "{", 400, "not valid JSON"),
+            (old, "[]", 400, "not valid JSON"),
+            (old, "{}", 400, "model: Field required"),
+            (old, r#"{"model":"gpt-4"}"#, 404, "model: gpt-4"),
+            (
+                old,
+                r#"{"model":"claude-4-5-haiku","max_tokens":1,"messages":[]}"#,
+                404,
+                "model: claude-4-5-haiku",
+            ),
+            (
+                old,
+                r#"{"model":"claude-sonnet-5","messages":[]}"#,
+                400,
+                "max_tokens: Field required",
+            ),
+            (
+                old,
+                r#"{"model":"claude-sonnet-5","max_tokens":0,"messages":[]}"#,
+                400,
+                "greater than or equal to 1",
+            ),
+            (
+                old,
+                r#"{"model":"claude-sonnet-5","max_tokens":"9","messages":[]}"#,
+                400,
+                "valid integer",
+            ),
+            (
+                old,
+                r#"{"model":"claude-sonnet-5","max_tokens":200000,"messages":[]}"#,
+                400,
+                "max_tokens: 200000 > 128000",
+            ),
+            (
+                old,
+                r#"{"model":"claude-sonnet-5","max_tokens":9}"#,
+                400,
+                "messages: Field required",
+            ),
+            (
+                old,
+                r#"{"model":"claude-sonnet-5","max_tokens":9,"messages":[]}"#,
+                400,
+                "at least one message",
+            ),
+            (
+                old,
+                r#"{"model":"claude-sonnet-5","max_tokens":9,"messages":[{"role":"user"}]}"#,
+                400,
+                "messages.0.content: Field required",
+            ),
+            (
+                old,
+                r#"{"model":"claude-sonnet-5","max_tokens":9,"messages":[{"role":"user","content":7}]}"#,
+                400,
+                "messages.0.content: Input should be a valid list",
+            ),
+            (
+                old,
+                r#"{"model":"claude-opus-4-6","max_tokens":9,"messages":[{"role":"assistant","content":"a"}]}"#,
+                400,
+                "prefill",
+            ),
+            (
+                "2026-10-21",
+                r#"{"model":"claude-sonnet-5","max_tokens":9,"temperature":1.0,"messages":[{"role":"user","content":"a"}]}"#,
+                400,
+                "temperature",
+            ),
+            ("2031-01-01", "{}", 400, "not a valid version"),
+        ] {
+            let got = refusal(version, body);
+            assert_eq!(got.status, status, "{body}");
+            assert!(got.message.contains(wanted), "{body}: {}", got.message);
+        }
+    }
+
+    #[test]
+    fn prefill_and_sampling_are_accepted_where_they_are_supported() {
+        let body = r#"{"model":"claude-sonnet-4-5-20250929","max_tokens":9,"temperature":1.0,"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#;
+        assert!(
+            read(
+                &headers("2023-06-01"),
+                body.as_bytes(),
+                &Settings::default(),
+                false
+            )
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn the_generation_is_read_from_the_name() {
+        for (model, wanted) in [
+            ("claude-opus-4-6", (4, 6)),
+            ("claude-sonnet-5", (5, 0)),
+            ("claude-haiku-5-5", (5, 5)),
+            ("claude-sonnet-4-5-20250929", (4, 5)),
+            ("claude-sonnet-4-20250514", (4, 0)),
+            ("nonsense", (0, 0)),
+        ] {
+            assert_eq!(generation(model), wanted, "{model}");
+        }
+    }
+
+    #[test]
+    fn both_credential_headers_are_accepted_and_an_empty_one_is_not() {
+        let with = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            headers
+        };
+        let keys = ["sk-ant-api-1".to_owned()];
+        assert!(authenticate(&with("x-api-key", "sk-ant-api-1"), &keys).is_ok());
+        assert!(authenticate(&with("authorization", "Bearer sk-ant-api-1"), &keys).is_ok());
+        assert!(authenticate(&with("authorization", "bearer other"), &[]).is_ok());
+        for headers in [
+            HeaderMap::new(),
+            with("x-api-key", ""),
+            with("authorization", "Basic abc"),
+            with("x-api-key", "wrong"),
+        ] {
+            assert_eq!(
+                authenticate(&headers, &keys).unwrap_err().status,
+                401,
+                "{headers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_tag_depends_on_the_messages_alone() {
+        let one = r#"{"model":"a","messages":[{"role":"user","content":"x"}]}"#;
+        let other_model = r#"{"messages":[{"role":"user","content":"x"}],"model":"b"}"#;
+        let other_text = r#"{"model":"a","messages":[{"role":"user","content":"y"}]}"#;
+        assert_eq!(
+            request_tag(one.as_bytes()),
+            request_tag(other_model.as_bytes())
+        );
+        assert_ne!(
+            request_tag(one.as_bytes()),
+            request_tag(other_text.as_bytes())
+        );
+        assert_eq!(request_tag(b"no json").len(), 16);
+    }
+}

@@ -1,0 +1,272 @@
+//! What a finished attempt means.
+//!
+//! Status, headers and body of an answer, a break of the connection, a timeout or an error inside a
+//! stream become one [`Judged`]: the verdict that the policies read, and what to tell the reader.
+//! `x-should-retry` wins over the status; stable error codes come next; the wording of a message
+//! counts only where the provider gives no code. Nothing here is trusted to be well formed.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+use seawall_actors::verdict::{Again, Blame, Verdict};
+
+use crate::provider::anthropic::headers::is_encoded;
+use crate::provider::anthropic::limits::RateLimits;
+use crate::transport::Broken;
+
+pub mod advice;
+mod error_body;
+pub mod label;
+mod ruling;
+mod wording;
+
+pub use advice::Advice;
+use error_body::ErrorBody;
+use ruling::Ruling;
+
+/// The judgement of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// What the policies read.
+    pub verdict: Verdict,
+    /// The provider's word for the kind of error, such as `overloaded_error`.
+    pub error_type: Option<String>,
+    /// The provider's stable code, where it gives one.
+    pub error_code: Option<String>,
+    /// The provider's message, or what happened in words.
+    pub message: String,
+    /// The provider's id of the request, from a header or the body.
+    pub request_id: Option<String>,
+    /// Nothing should be sent with this credential for this long: a spend cap or a used-up window.
+    pub stop_for: Option<Duration>,
+    /// What the reader can do about it.
+    pub advice: Advice,
+}
+
+impl Judged {
+    /// An attempt that ended well.
+    #[must_use]
+    pub const fn ok() -> Self {
+        Self {
+            verdict: Verdict::OK,
+            error_type: None,
+            error_code: None,
+            message: String::new(),
+            request_id: None,
+            stop_for: None,
+            advice: Advice::None,
+        }
+    }
+
+    /// One sentence that tells the reader what to do; empty after a success.
+    ///
+    /// `credential_source` says where the credential came from, such as `the environment variable
+    /// ANTHROPIC_API_KEY`.
+    #[must_use]
+    pub fn advice(&self, credential_source: &str) -> String {
+        self.advice.sentence(credential_source)
+    }
+
+    fn of(verdict: Verdict, message: impl Into<String>, advice: Advice) -> Self {
+        Self {
+            verdict,
+            message: message.into(),
+            advice,
+            ..Self::ok()
+        }
+    }
+}
+
+/// Which of an attempt's clocks ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Timeout {
+    /// No connection in time.
+    Connect,
+    /// No status line in time.
+    Headers,
+    /// No first content in time.
+    FirstContent,
+    /// Silence inside the answer.
+    Stall,
+    /// The whole attempt took too long.
+    Total,
+}
+
+/// Judges an answer by its status, headers and body, received at `now`.
+///
+/// A 2xx is judged by its status alone: [`judge_answer`] reads a whole answer, and a stream's watch
+/// tells how it ended.
+#[must_use]
+pub fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Judged {
+    if status.is_success() {
+        return Judged::ok();
+    }
+    let limits = RateLimits::read(status, headers, now);
+    let error = if is_encoded(headers) {
+        ErrorBody::default()
+    } else {
+        ErrorBody::read(body)
+    };
+    let header_id = headers.get("request-id").and_then(|v| v.to_str().ok());
+    let ruling = Ruling::of(status.as_u16(), &error, &limits, now);
+    Judged {
+        verdict: ruling.verdict(&limits),
+        request_id: header_id.map(str::to_owned).or(error.request_id),
+        message: error.message.unwrap_or_else(|| unreadable(status)),
+        error_type: error.error_type,
+        error_code: error.code,
+        stop_for: ruling.stop_for,
+        advice: ruling.advice,
+    }
+}
+
+/// Judges the whole body of a 2xx that should hold one JSON document.
+///
+/// A body that is cut short, is no JSON, or is an error in disguise is a failure of the target. A
+/// compressed body cannot be read and passes.
+#[must_use]
+pub fn judge_answer(headers: &HeaderMap, body: &[u8], now: Timestamp) -> Judged {
+    if is_encoded(headers) {
+        return Judged::ok();
+    }
+    match serde_json::from_slice::<Outer<'_>>(body) {
+        Ok(Outer { kind: Some(kind) }) if kind.get() == "\"error\"" => judge_error(body, now),
+        Ok(_) => Judged::ok(),
+        Err(cut) if cut.is_eof() => judge_truncated(),
+        Err(_) => Judged::of(
+            Verdict::new(label::MALFORMED, Blame::Target, Again::Here),
+            "the provider's answer is not valid JSON",
+            Advice::TryLater,
+        ),
+    }
+}
+
+/// Judges the data of an `error` event, which comes under status 200.
+#[must_use]
+pub fn judge_stream_error(data: &str, now: Timestamp) -> Judged {
+    judge_error(data.as_bytes(), now)
+}
+
+/// Judges a stream or body that ended before it was complete, though its transfer ended cleanly.
+#[must_use]
+pub fn judge_truncated() -> Judged {
+    Judged::of(
+        Verdict::new(label::TRUNCATED, Blame::Target, Again::Here),
+        "the provider's answer ended before it was complete",
+        Advice::TryLater,
+    )
+}
+
+/// Judges an exchange that broke on the way.
+#[must_use]
+pub fn judge_broken(kind: Broken) -> Judged {
+    let (label, blame, advice) = match kind {
+        Broken::Connect => (label::CONNECT, Blame::Network, Advice::CheckNetwork),
+        Broken::ConnectTimeout => (label::CONNECT_TIMEOUT, Blame::Network, Advice::CheckNetwork),
+        Broken::BeforeHeaders | Broken::InBody => {
+            (label::DISCONNECTED, Blame::Network, Advice::TryLater)
+        }
+        Broken::Protocol => (label::PROTOCOL, Blame::Target, Advice::CheckBaseUrl),
+    };
+    Judged::of(
+        Verdict::new(label, blame, Again::Here),
+        kind.to_string(),
+        advice,
+    )
+}
+
+/// Judges an attempt whose clock ran out.
+#[must_use]
+pub fn judge_timeout(which: Timeout) -> Judged {
+    let (label, blame, message, advice) = match which {
+        Timeout::Connect => (
+            label::CONNECT_TIMEOUT,
+            Blame::Network,
+            "connecting to the provider took longer than the connect timeout",
+            Advice::CheckNetwork,
+        ),
+        Timeout::Headers => (
+            label::HEADERS_TIMEOUT,
+            Blame::Target,
+            "the provider did not begin to answer within the headers timeout",
+            Advice::TryLater,
+        ),
+        Timeout::FirstContent => (
+            label::FIRST_CONTENT_TIMEOUT,
+            Blame::Target,
+            "the provider sent no content within the first-content timeout",
+            Advice::TryLater,
+        ),
+        Timeout::Stall => (
+            label::STALLED,
+            Blame::Target,
+            "the provider's answer fell silent for longer than the stall timeout",
+            Advice::TryLater,
+        ),
+        Timeout::Total => (
+            label::TOTAL_TIMEOUT,
+            Blame::Target,
+            "the attempt took longer than its total timeout",
+            Advice::ShortenOrStream,
+        ),
+    };
+    Judged::of(Verdict::new(label, blame, Again::Here), message, advice)
+}
+
+/// The status that an error inside a 200 would have had; kinds that are not known count as internal
+/// errors, since the provider adds kinds without notice.
+fn status_of(error_type: Option<&str>) -> u16 {
+    match error_type {
+        Some("invalid_request_error") => 400,
+        Some("authentication_error") => 401,
+        Some("billing_error") => 402,
+        Some("permission_error") => 403,
+        Some("not_found_error") => 404,
+        Some("conflict_error") => 409,
+        Some("request_too_large") => 413,
+        Some("rate_limit_error") => 429,
+        Some("timeout_error") => 504,
+        Some("overloaded_error") => 529,
+        _ => 500,
+    }
+}
+
+/// An error whose headers were those of a success, so that they say nothing about it.
+fn judge_error(body: &[u8], now: Timestamp) -> Judged {
+    let error = ErrorBody::read(body);
+    let limits = RateLimits::default();
+    let ruling = Ruling::of(status_of(error.error_type.as_deref()), &error, &limits, now);
+    Judged {
+        verdict: ruling.verdict(&limits),
+        message: error
+            .message
+            .unwrap_or_else(|| "the provider reported an error without a message".to_owned()),
+        request_id: error.request_id,
+        error_type: error.error_type,
+        error_code: error.code,
+        stop_for: ruling.stop_for,
+        advice: ruling.advice,
+    }
+}
+
+fn unreadable(status: StatusCode) -> String {
+    let reason = status
+        .canonical_reason()
+        .map_or_else(String::new, |r| format!(" ({r})"));
+    format!(
+        "the provider answered {}{reason} without a readable message",
+        status.as_u16()
+    )
+}
+
+/// The outermost field that tells an answer from an error.
+#[derive(serde::Deserialize)]
+struct Outer<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a serde_json::value::RawValue>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! The table: what a status, a code or a wording means before the headers had their say.
+//!
+//! Anything that is not in the table goes by its status class, since the provider adds types and
+//! codes without notice.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use seawall_actors::verdict::{Again, Blame, Verdict};
+
+use super::{Advice, ErrorBody, label, wording};
+use crate::provider::anthropic::limits::RateLimits;
+
+/// One row.
+pub(super) struct Ruling {
+    label: &'static str,
+    blame: Blame,
+    again: Again,
+    pub(super) advice: Advice,
+    /// Waiting and repeating cannot help, whatever `x-should-retry` says.
+    settled: bool,
+    /// A pause that the provider's documents ask for where its headers ask for none.
+    pause: Option<Duration>,
+    pub(super) stop_for: Option<Duration>,
+}
+
+impl Ruling {
+    const fn new(label: &'static str, blame: Blame, again: Again, advice: Advice) -> Self {
+        Self {
+            label,
+            blame,
+            again,
+            advice,
+            settled: false,
+            pause: None,
+            stop_for: None,
+        }
+    }
+
+    const fn caller(label: &'static str, again: Again, advice: Advice) -> Self {
+        Self::new(label, Blame::Caller, again, advice)
+    }
+
+    const fn credential(label: &'static str, advice: Advice) -> Self {
+        Self::new(label, Blame::Credential, Again::Elsewhere, advice)
+    }
+
+    const fn target(label: &'static str, again: Again, advice: Advice) -> Self {
+        Self::new(label, Blame::Target, again, advice)
+    }
+
+    const fn quota(label: &'static str, advice: Advice) -> Self {
+        Self::new(label, Blame::Quota, Again::Here, advice)
+    }
+
+    /// No money: settled until `until`, if that is known.
+    fn spend_cap(until: Option<Timestamp>, now: Timestamp) -> Self {
+        Self {
+            settled: true,
+            stop_for: until.and_then(|at| Duration::try_from(at.duration_since(now)).ok()),
+            ..Self::credential(label::SPEND_LIMIT, Advice::SpendLimit { until })
+        }
+    }
+
+    /// The row for an answer of this status and body.
+    pub(super) fn of(status: u16, error: &ErrorBody, limits: &RateLimits, now: Timestamp) -> Self {
+        if let Some(by_code) = Self::by_code(error, now) {
+            return by_code;
+        }
+        let message = error.message.as_deref().unwrap_or_default();
+        match status {
+            400 => Self::bad_request(message, now),
+            401 if wording::is_cors(message) => {
+                Self::caller(label::INVALID_REQUEST, Again::Never, Advice::RemoveOrigin)
+            }
+            401 => Self::credential(label::AUTHENTICATION, Advice::CheckCredential),
+            402 => Self::credential(label::BILLING, Advice::Billing),
+            403 => Self::credential(label::PERMISSION, Advice::Permission),
+            404 => match wording::unknown_model(message) {
+                Some(model) => Self::caller(
+                    label::MODEL_NOT_FOUND,
+                    Again::Elsewhere,
+                    Advice::ModelNotFound {
+                        model: model.to_owned(),
+                    },
+                ),
+                None => Self::caller(label::NOT_FOUND, Again::Elsewhere, Advice::CheckPath),
+            },
+            408 => Self::target(label::SERVER_TIMEOUT, Again::Here, Advice::TryLater),
+            409 => Self::caller(label::CONFLICT, Again::Here, Advice::ResolveConflict),
+            413 if message.contains("context window") => Self::caller(
+                label::PROMPT_TOO_LONG,
+                Again::Elsewhere,
+                Advice::PromptTooLong {
+                    tokens: None,
+                    maximum: None,
+                },
+            ),
+            413 => Self::caller(label::TOO_LARGE, Again::Never, Advice::TooLarge),
+            429 => Self::too_many(message, limits),
+            501 => Self::target(label::SERVER_ERROR, Again::Elsewhere, Advice::TryLater),
+            502 | 520..=524 => Self::target(label::BAD_GATEWAY, Again::Here, Advice::TryLater),
+            503 => Self::target(label::UNAVAILABLE, Again::Here, Advice::TryLater),
+            504 => Self::target(label::SERVER_TIMEOUT, Again::Here, Advice::ShortenOrStream),
+            529 => Self::target(label::OVERLOADED, Again::Here, Advice::Overloaded),
+            _ if status < 400 => {
+                Self::target(label::REDIRECTED, Again::Elsewhere, Advice::CheckBaseUrl)
+            }
+            _ if status < 500 => {
+                Self::caller(label::INVALID_REQUEST, Again::Never, Advice::FixRequest)
+            }
+            _ => Self::target(label::SERVER_ERROR, Again::Here, Advice::TryLater),
+        }
+    }
+
+    /// Codes whose meaning differs from their status. An unknown code is no news.
+    fn by_code(error: &ErrorBody, now: Timestamp) -> Option<Self> {
+        let message = error.message.as_deref().unwrap_or_default();
+        Some(match error.code.as_deref()? {
+            "ramp_limit_exceeded" => Self::quota(label::RAMP_LIMIT, Advice::RampUp),
+            // Lifted at midnight UTC on the first of the next month, says the provider.
+            "enforced_spend_limit_reached" => {
+                let until = wording::date_in(message).or_else(|| wording::next_month(now));
+                Self::spend_cap(until, now)
+            }
+            "contract_spend_limit_reached" | "linked_organization_spend_limit_reached" => {
+                Self::spend_cap(wording::date_in(message), now)
+            }
+            "organization_on_hold" => Self::credential(label::PERMISSION, Advice::Permission),
+            "request_body_timeout" => Self::new(
+                label::DISCONNECTED,
+                Blame::Network,
+                Again::Here,
+                Advice::CheckNetwork,
+            ),
+            // "Retry in a few minutes."
+            "cmek_key_unreachable" | "cmek_context_unavailable" | "registration_pending" => Self {
+                pause: Some(Duration::from_mins(1)),
+                ..Self::target(label::UNAVAILABLE, Again::Here, Advice::TryLater)
+            },
+            "thread_continue_in_flight" => {
+                Self::caller(label::CONFLICT, Again::Here, Advice::ResolveConflict)
+            }
+            "thread_already_continued" => {
+                Self::caller(label::CONFLICT, Again::Never, Advice::ResolveConflict)
+            }
+            _ => return None,
+        })
+    }
+
+    fn bad_request(message: &str, now: Timestamp) -> Self {
+        if wording::is_own_spend_limit(message) {
+            return Self::spend_cap(wording::date_in(message), now);
+        }
+        if wording::is_credit_balance(message) {
+            return Self {
+                settled: true,
+                ..Self::credential(label::BILLING, Advice::CreditBalance)
+            };
+        }
+        if let Some([tokens, maximum]) = wording::prompt_too_long(message) {
+            let advice = Advice::PromptTooLong {
+                tokens: Some(tokens),
+                maximum: Some(maximum),
+            };
+            return Self::caller(label::PROMPT_TOO_LONG, Again::Elsewhere, advice);
+        }
+        if let Some([input, max_tokens, limit]) = wording::context_limit(message) {
+            let advice = Advice::ContextLimit {
+                input,
+                max_tokens,
+                limit,
+            };
+            return Self::caller(label::PROMPT_TOO_LONG, Again::Elsewhere, advice);
+        }
+        let advice = if message.contains("Extra inputs are not permitted") {
+            Advice::KeepBetaHeader
+        } else {
+            Advice::FixRequest
+        };
+        Self::caller(label::INVALID_REQUEST, Again::Never, advice)
+    }
+
+    fn too_many(message: &str, limits: &RateLimits) -> Self {
+        // Every bucket is full and the provider refuses a repetition: the request alone is larger
+        // than a bucket. The recorded ones prove that waiting cannot help.
+        if limits.should_retry == Some(false) && limits.all_full() {
+            return Self::caller(
+                label::TOO_LARGE_FOR_QUOTA,
+                Again::Elsewhere,
+                Advice::TooLargeForQuota,
+            );
+        }
+        if let Some(window) = limits.unified.filter(|w| w.rejected) {
+            let open_to_some = window.accepted_share.is_some_and(|share| share > 0.0);
+            let stop_for = if open_to_some { None } else { window.reset_in };
+            return Self {
+                pause: stop_for,
+                stop_for,
+                ..Self::quota(label::RATE_LIMITED, Advice::WindowSpent)
+            };
+        }
+        if limits.fast_mode_spent {
+            return Self::quota(label::RATE_LIMITED, Advice::DropFastMode);
+        }
+        if message.starts_with("Number of concurrent connections") {
+            return Self::quota(label::CONCURRENCY_LIMIT, Advice::FewerAtOnce);
+        }
+        Self::quota(label::RATE_LIMITED, Advice::SlowDown)
+    }
+
+    /// The headers' say: `x-should-retry` over the table, and how long to wait.
+    pub(super) fn verdict(&self, limits: &RateLimits) -> Verdict {
+        let again = match (limits.should_retry, self.again) {
+            (Some(true), _) if !self.settled => Again::Here,
+            (Some(false), Again::Here) => Again::Elsewhere,
+            (_, again) => again,
+        };
+        let wait = limits.retry_after.or(self.pause);
+        let obeyed = if matches!(again, Again::Here) {
+            wait
+        } else {
+            None
+        };
+        Verdict::new(self.label, self.blame, again).not_before(obeyed)
+    }
+}

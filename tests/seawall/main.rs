@@ -1,0 +1,24 @@
+//! What seawall promises, in situations; one binary, so that it links once.
+
+// `cfg(test)` is always true here. It tells clippy that these modules are tests throughout, so that
+// their helpers may unwrap as their test functions may.
+#[cfg(test)]
+mod breaker_detection;
+#[cfg(test)]
+mod jitter;
+#[cfg(test)]
+mod metastability;
+#[cfg(test)]
+mod recordings_offline;
+#[cfg(test)]
+mod reset_herd;
+#[cfg(test)]
+mod reset_herd_quota;
+#[cfg(test)]
+mod retry_budgets;
+#[cfg(test)]
+mod throttling;
+#[cfg(test)]
+mod token_settlement;
+#[cfg(test)]
+mod window_bound;
