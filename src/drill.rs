@@ -1,7 +1,7 @@
 //! Scripted outages: the same calls, the same faults, three clients, one table.
 //!
 //! A drill runs a [`Scenario`] against the simulated provider, once for each client, and scores what
-//! was asked, sent and answered. Time is virtual unless [`Options::real`] gives a transport: minutes
+//! was asked, sent and answered. Time is virtual unless [`Options::real`] is set: minutes
 //! pass in a second, and the same seed gives the same bytes. Each client has its own provider, its
 //! own runtime and its own thread, so nothing that one does can reach another.
 //!
@@ -13,9 +13,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
+use tokio::net::TcpListener;
 
+use crate::sim::Sim;
 use crate::transport::Transport;
 
 pub mod client;
@@ -37,6 +40,20 @@ pub type TransportFactory = Arc<
     dyn Fn() -> Result<Arc<dyn Transport>, Box<dyn std::error::Error + Send + Sync>> + Send + Sync,
 >;
 
+/// Serves a simulated provider over HTTP until the future it is handed resolves.
+pub type Serve = Arc<
+    dyn Fn(TcpListener, Arc<Sim>, BoxFuture<'static, ()>) -> BoxFuture<'static, ()> + Send + Sync,
+>;
+
+/// What a drill in real time needs from its caller: both ends of a loopback connection.
+#[derive(Clone)]
+pub struct Loopback {
+    /// The clients' end, one transport each.
+    pub transport: TransportFactory,
+    /// The provider's end.
+    pub serve: Serve,
+}
+
 /// What to drill, and how.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -47,8 +64,8 @@ pub struct Options {
     pub clients: Vec<ClientKind>,
     /// Seed of everything that is left to chance.
     pub seed: u64,
-    /// Real time over loopback HTTP, through transports made by this; `None` for virtual time.
-    pub real: Option<TransportFactory>,
+    /// Real time over loopback HTTP; `None` for virtual time.
+    pub real: Option<Loopback>,
     /// Whether to draw live progress when standard error is a terminal.
     pub progress: bool,
 }
@@ -64,6 +81,12 @@ impl Options {
             real: None,
             progress: false,
         }
+    }
+}
+
+impl fmt::Debug for Loopback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loopback").finish_non_exhaustive()
     }
 }
 

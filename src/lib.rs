@@ -11,4 +11,7 @@ pub mod verdict;
 
 pub mod sim;
 
+#[cfg(feature = "gateway")]
+pub mod drill;
+
 pub mod duration;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -269,7 +270,7 @@ impl Provider {
             scenario: scenario.name.clone(),
             why: error.to_string(),
         })?;
-        let Some(factory) = &options.real else {
+        let Some(loopback) = &options.real else {
             let transport: Arc<dyn Transport> = Arc::new(sim.transport());
             let endpoint = Endpoint::new("http://sim.invalid")?;
             return Ok(Self {
@@ -286,17 +287,11 @@ impl Provider {
         let address = listener.local_addr().map_err(DrillError::Start)?;
         let (stop, stopped) = oneshot::channel::<()>();
         let mut tasks = JoinSet::new();
-        let served = Arc::clone(&sim);
-        tasks.spawn(async move {
-            let stopped = async {
-                // A dropped sender stops the server as well.
-                let _ended = stopped.await;
-            };
-            sim::http::serve(listener, served, stopped).await;
-        });
+        let stopped = stopped.map(|_sent_or_dropped| ()).boxed();
+        tasks.spawn((loopback.serve)(listener, Arc::clone(&sim), stopped));
         sim.follow_wall_clock();
-        let transport =
-            factory().map_err(|error| DrillError::Start(std::io::Error::other(error)))?;
+        let transport = (loopback.transport)()
+            .map_err(|error| DrillError::Start(std::io::Error::other(error)))?;
         let endpoint = Endpoint::new(&format!("http://{address}"))?;
         Ok(Self {
             sim,

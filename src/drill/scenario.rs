@@ -7,11 +7,12 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::DrillError;
 use super::load::Load;
 use super::score::Figure;
+use crate::profile::Profile;
 use crate::sim;
 
 mod built_in;
@@ -35,7 +36,7 @@ pub struct Scenario {
     #[serde(default = "Scenario::one_rung")]
     pub ladder: Vec<String>,
     /// Profile of the calls.
-    #[serde(default)]
+    #[serde(default = "Scenario::agent_step", deserialize_with = "profile")]
     pub profile: Profile,
     /// Time after which the caller of one call, or of one step of a run, stops waiting.
     #[serde(with = "crate::duration")]
@@ -74,22 +75,6 @@ impl Default for RequestShape {
             stream: false,
         }
     }
-}
-
-/// Profile of the calls: what the answer is for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Profile {
-    /// Nobody said.
-    Standard,
-    /// A person waits for the first words.
-    Interactive,
-    /// One step of an agent; complete answers only.
-    #[default]
-    AgentStep,
-    /// Work that may take its time.
-    Batch,
 }
 
 /// Limits that a client is configured with.
@@ -272,9 +257,19 @@ impl Scenario {
         Ok(())
     }
 
+    const fn agent_step() -> Profile {
+        Profile::AgentStep
+    }
+
     fn one_rung() -> Vec<String> {
         vec![built_in::PRIMARY.to_owned()]
     }
+}
+
+fn profile<'de, D: Deserializer<'de>>(from: D) -> Result<Profile, D::Error> {
+    String::deserialize(from)?
+        .parse()
+        .map_err(de::Error::custom)
 }
 
 #[cfg(test)]

@@ -155,6 +155,10 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(1_800_000_000);
 
+    const DATE: &str = "Fri, 15 Jan 2027 08:00:30 GMT";
+
+    type Pairs = &'static [(&'static str, &'static str)];
+
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs
             .iter()
@@ -200,8 +204,7 @@ mod tests {
     #[test]
     fn a_hint_is_obeyed_to_the_letter() {
         let mut rng = StdRng::seed_from_u64(1);
-        let date = "Fri, 15 Jan 2027 08:00:30 GMT";
-        let table: &[(&[(&str, &str)], Option<f64>)] = &[
+        let table: &[(Pairs, Option<f64>)] = &[
             (&[("retry-after", "7")], Some(7.0)),
             (&[("retry-after", "1.5")], Some(1.5)),
             (&[("retry-after", "600")], Some(600.0)),
@@ -213,7 +216,7 @@ mod tests {
                 &[("retry-after-ms", "soon"), ("retry-after", "7")],
                 Some(7.0),
             ),
-            (&[("retry-after", date)], Some(30.0)),
+            (&[("retry-after", DATE)], Some(30.0)),
             (&[("retry-after", "1e300")], Some(LONGEST_HINT)),
             (&[("retry-after", "0")], None),
             (&[("retry-after", "-4")], None),
@@ -222,10 +225,9 @@ mod tests {
             (&[("retry-after", "Fri, 15 Jan 2010 08:00:30 GMT")], None),
         ];
         for (pairs, wanted) in table {
-            let pairs: Vec<_> = pairs.iter().map(|(n, v)| (*n, *v)).collect();
-            let found = hint(&headers(&pairs), NOW).map(|hint| hint.as_secs_f64());
+            let found = hint(&headers(pairs), NOW).map(|hint| hint.as_secs_f64());
             assert_eq!(found, *wanted, "{pairs:?}");
-            let wait = delay(0, &headers(&pairs), NOW, &mut rng).as_secs_f64();
+            let wait = delay(0, &headers(pairs), NOW, &mut rng).as_secs_f64();
             assert!(
                 wanted.map_or((0.375..=0.5).contains(&wait), |hint| wait == hint),
                 "{pairs:?}"

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Bar, Limit, Limits, Profile, RequestShape, Scenario, Window};
+use super::{Bar, Limit, Limits, RequestShape, Scenario, Window};
 use crate::drill::load::Load;
 use crate::drill::score::Figure;
+use crate::profile::Profile;
 use crate::sim::{Delay, Fault, FaultKind, ModelSettings, QuotaSettings, Settings, TokenRange};
 
 /// The model that every built-in scenario wants.
