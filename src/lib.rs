@@ -15,4 +15,7 @@ pub mod verdict;
 
 pub mod sim;
 
+#[cfg(feature = "gateway")]
+pub mod drill;
+
 pub mod duration;

@@ -1,0 +1,366 @@
+//! What a drill plays: the calls, the provider, its faults, and the bars that seawall must meet.
+//!
+//! The built-in scenarios are values of the same type that a TOML file fills, so a file can do
+//! whatever they do.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use super::DrillError;
+use super::load::Load;
+use super::score::Figure;
+use crate::profile::Profile;
+use crate::sim;
+
+mod built_in;
+
+/// A scripted outage.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Scenario {
+    /// Its name.
+    pub name: String,
+    /// What it is, for people.
+    #[serde(default)]
+    pub about: String,
+    /// Who asks when.
+    pub load: Load,
+    /// What each call asks for.
+    #[serde(default)]
+    pub request: RequestShape,
+    /// Models that may answer, the wanted one first; the client under drill may fall back along it.
+    #[serde(default = "Scenario::one_rung")]
+    pub ladder: Vec<String>,
+    /// Profile of the calls.
+    #[serde(default = "Scenario::agent_step", deserialize_with = "profile")]
+    pub profile: Profile,
+    /// Time after which the caller of one call, or of one step of a run, stops waiting.
+    #[serde(with = "crate::duration")]
+    pub deadline: Duration,
+    /// Limits that the client is configured with; absent, it has to learn them.
+    #[serde(default)]
+    pub limits: Option<Limits>,
+    /// The fault whose detection and recovery are measured.
+    #[serde(default)]
+    pub fault: Option<Window>,
+    /// The simulated provider: latencies, quotas and faults. The drill's seed replaces its own.
+    #[serde(default)]
+    pub provider: sim::Settings,
+    /// What seawall must show.
+    #[serde(default)]
+    pub bars: Vec<Bar>,
+}
+
+/// What each call of a scenario asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RequestShape {
+    /// Size of the prompt in input tokens, about.
+    pub input_tokens: u64,
+    /// The request's `max_tokens`.
+    pub max_tokens: u64,
+    /// Whether the answer is asked for as a stream.
+    pub stream: bool,
+}
+
+impl Default for RequestShape {
+    fn default() -> Self {
+        Self {
+            input_tokens: 200,
+            max_tokens: 1_024,
+            stream: false,
+        }
+    }
+}
+
+/// Limits that a client is configured with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Requests a minute.
+    pub requests_per_minute: Option<u64>,
+    /// Input tokens a minute.
+    pub input_tokens_per_minute: Option<u64>,
+    /// Output tokens a minute.
+    pub output_tokens_per_minute: Option<u64>,
+    /// How much may be sent at once, in time's worth of the rate.
+    #[serde(with = "crate::duration")]
+    pub burst: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            requests_per_minute: None,
+            input_tokens_per_minute: None,
+            output_tokens_per_minute: None,
+            burst: Duration::from_secs(1),
+        }
+    }
+}
+
+/// A stretch of a drill's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    /// Its first moment, since the drill's start.
+    #[serde(with = "crate::duration")]
+    pub from: Duration,
+    /// The first moment after it.
+    #[serde(with = "crate::duration")]
+    pub until: Duration,
+}
+
+impl Window {
+    /// Whether a moment lies inside.
+    #[must_use]
+    pub fn contains(&self, at: Duration) -> bool {
+        (self.from..self.until).contains(&at)
+    }
+}
+
+/// What seawall must show in a scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Bar {
+    /// Of which figure.
+    pub figure: Figure,
+    /// Where it has to stay.
+    #[serde(flatten)]
+    pub limit: Limit,
+}
+
+/// Where a figure has to stay.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a figure can be too low or too high, nothing else"
+)]
+pub enum Limit {
+    /// Not below.
+    AtLeast(f64),
+    /// Not above.
+    AtMost(f64),
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(value) => write!(f, "at least {value}"),
+            Self::AtMost(value) => write!(f, "at most {value}"),
+        }
+    }
+}
+
+impl Bar {
+    /// Whether a figure meets the bar; one that is not defined does not.
+    #[must_use]
+    pub fn met_by(&self, found: Option<f64>) -> bool {
+        found.is_some_and(|found| match self.limit {
+            Limit::AtLeast(least) => found >= least,
+            Limit::AtMost(most) => found <= most,
+        })
+    }
+}
+
+/// Most calls that one scenario may make.
+const MOST_CALLS: u64 = 1_000_000;
+
+impl Scenario {
+    /// Every built-in scenario, in the order in which `seawall drill` plays them.
+    #[must_use]
+    pub fn built_in() -> Vec<Self> {
+        built_in::all()
+    }
+
+    /// The built-in scenario of this name, else the scenario file at this path.
+    ///
+    /// # Errors
+    ///
+    /// [`DrillError::Unknown`], [`DrillError::Read`], [`DrillError::Parse`] or
+    /// [`DrillError::Invalid`].
+    pub fn find(name: &str) -> Result<Self, DrillError> {
+        if let Some(scenario) = Self::built_in().into_iter().find(|s| s.name == name) {
+            return Ok(scenario);
+        }
+        let path = Path::new(name);
+        if !path.exists() {
+            let known = built_in::NAMES.to_vec();
+            return Err(DrillError::Unknown {
+                name: name.to_owned(),
+                known,
+            });
+        }
+        let text = std::fs::read_to_string(path).map_err(|source| DrillError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// A scenario from the text of a TOML file; `path` is only named in errors.
+    ///
+    /// # Errors
+    ///
+    /// [`DrillError::Parse`] or [`DrillError::Invalid`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, DrillError> {
+        let scenario: Self = toml::from_str(text).map_err(|error| DrillError::Parse {
+            path: path.to_owned(),
+            why: error.to_string().trim_end().to_owned(),
+        })?;
+        scenario.validate()?;
+        Ok(scenario)
+    }
+
+    /// The model that the callers want.
+    #[must_use]
+    pub fn primary(&self) -> &str {
+        self.ladder.first().map_or("", String::as_str)
+    }
+
+    /// Checks what the types leave open.
+    ///
+    /// # Errors
+    ///
+    /// [`DrillError::Invalid`] with the setting, its value and what would be accepted.
+    pub fn validate(&self) -> Result<(), DrillError> {
+        let invalid = |field, value: String, allowed| DrillError::Invalid {
+            scenario: self.name.clone(),
+            field,
+            value,
+            allowed,
+        };
+        if self.ladder.iter().any(String::is_empty) || !(1..=16).contains(&self.ladder.len()) {
+            let value = format!("{:?}", self.ladder);
+            return Err(invalid("ladder", value, "1 to 16 model names"));
+        }
+        let day = Duration::from_secs(86_400);
+        if self.deadline.is_zero() || self.deadline > day {
+            let value = format!("{:?}", self.deadline);
+            return Err(invalid("deadline", value, "above 0 and at most 24h"));
+        }
+        if self.load.lasting() > day {
+            let value = format!("{:?}", self.load.lasting());
+            return Err(invalid("load", value, "a day at most"));
+        }
+        if !(1..=MOST_CALLS).contains(&self.load.calls()) {
+            let value = format!("{} calls", self.load.calls());
+            return Err(invalid("load", value, "1 to 1,000,000 calls"));
+        }
+        if let Some(window) = self.fault.filter(|window| window.from >= window.until) {
+            return Err(invalid("fault", format!("{window:?}"), "from before until"));
+        }
+        Ok(())
+    }
+
+    const fn agent_step() -> Profile {
+        Profile::AgentStep
+    }
+
+    fn one_rung() -> Vec<String> {
+        vec![built_in::PRIMARY.to_owned()]
+    }
+}
+
+fn profile<'de, D: Deserializer<'de>>(from: D) -> Result<Profile, D::Error> {
+    String::deserialize(from)?
+        .parse()
+        .map_err(de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+        name = "monday"
+        about = "What Monday looks like."
+        ladder = ["claude-sonnet-5-5", "claude-haiku-5"]
+        profile = "interactive"
+        deadline = "30s"
+        fault = { from = "10s", until = "20s" }
+        limits = { requests_per_minute = 600 }
+
+        [load]
+        kind = "open"
+        calls_per_second = 4
+        lasting = "40s"
+
+        [request]
+        input_tokens = 800
+
+        [provider]
+        network = "5ms"
+        faults = [{ kind = "529", from = "10s", until = "20s" }]
+
+        [[bars]]
+        figure = "success_rate"
+        at_least = 0.99
+
+        [[bars]]
+        figure = "provider_429"
+        at_most = 5
+    "#;
+
+    fn refusal(text: &str) -> String {
+        Scenario::parse(text, Path::new("monday.toml"))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn a_file_says_what_a_built_in_scenario_says() {
+        let monday = Scenario::parse(FILE, Path::new("monday.toml")).unwrap();
+        assert_eq!(monday.primary(), "claude-sonnet-5-5");
+        assert_eq!(monday.profile, Profile::Interactive);
+        assert_eq!(monday.load.calls(), 160);
+        assert_eq!(monday.request.max_tokens, 1_024);
+        assert_eq!(monday.limits.unwrap().burst, Duration::from_secs(1));
+        assert_eq!(monday.provider.faults.len(), 1);
+        let limits: Vec<_> = monday
+            .bars
+            .iter()
+            .map(|bar| (bar.figure, bar.limit))
+            .collect();
+        assert_eq!(
+            limits,
+            [
+                (Figure::SuccessRate, Limit::AtLeast(0.99)),
+                (Figure::Provider429, Limit::AtMost(5.0)),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_wrong_file_is_told_where_and_what() {
+        let typo = refusal(&FILE.replace("deadline", "dedline"));
+        assert!(
+            typo.contains("monday.toml") && typo.contains("dedline"),
+            "{typo}"
+        );
+        let backwards = refusal(&FILE.replace(
+            "until = \"20s\" }\n        limits",
+            "until = \"5s\" }\n        limits",
+        ));
+        assert!(backwards.contains("from before until"), "{backwards}");
+        let many = refusal(&FILE.replace("calls_per_second = 4", "calls_per_second = 1e9"));
+        assert!(many.contains("1 to 1,000,000 calls"), "{many}");
+        let none = refusal(&FILE.replace("calls_per_second = 4", "calls_per_second = nan"));
+        assert!(none.contains("1 to 1,000,000 calls"), "{none}");
+        assert!(Scenario::find("nothing-like-it").unwrap_err().is_usage());
+    }
+
+    #[test]
+    fn a_figure_that_is_not_defined_misses_its_bar() {
+        let bar = Bar {
+            figure: Figure::RecoverMs,
+            limit: Limit::AtMost(6_000.0),
+        };
+        assert!(bar.met_by(Some(6_000.0)));
+        assert!(!bar.met_by(Some(6_001.0)) && !bar.met_by(None));
+    }
+}
