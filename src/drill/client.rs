@@ -20,6 +20,7 @@ use crate::transport::{Request, Transport};
 mod exchange;
 pub mod naive;
 pub mod sdk;
+pub mod seawall;
 
 /// One way of calling a provider.
 pub trait Client: fmt::Debug + Send + Sync + 'static {
@@ -224,10 +225,7 @@ pub struct Wiring<'a> {
 /// [`DrillError::Client`] when the client refuses the scenario's settings.
 pub fn build(kind: ClientKind, wiring: &Wiring<'_>) -> Result<Arc<dyn Client>, DrillError> {
     match kind {
-        ClientKind::Seawall => Err(DrillError::Client {
-            client: kind.as_str(),
-            why: "this build has no seawall client".to_owned(),
-        }),
+        ClientKind::Seawall => Ok(Arc::new(seawall::Seawall::new(wiring)?)),
         ClientKind::Sdk => Ok(Arc::new(sdk::Sdk::new(wiring))),
         ClientKind::Naive => Ok(Arc::new(naive::Naive::new(wiring))),
     }

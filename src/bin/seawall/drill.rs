@@ -4,6 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use seawall::drill::scenario::Scenario;
+use seawall::drill::{self, DrillError, Options, Report};
+
+use crate::{complain, print};
 
 /// What `seawall drill` is told.
 #[derive(Debug, Args)]
@@ -26,7 +30,58 @@ pub(crate) struct DrillArgs {
     pub(crate) seed: u64,
 }
 
-#[expect(clippy::unused_async, reason = "the drill runs here")]
-pub(crate) async fn run(_args: DrillArgs) -> ExitCode {
-    ExitCode::FAILURE
+/// Runs the drill. Exit 0: every bar met; 1: a bar missed or the drill failed; 2: wrong use.
+pub(crate) async fn run(args: DrillArgs) -> ExitCode {
+    if args.real {
+        complain("error: --real is not in this version; leave it out to drill in virtual time");
+        return ExitCode::from(2);
+    }
+    let scenarios = match &args.scenario {
+        Some(name) => Scenario::find(name).map(|scenario| vec![scenario]),
+        None => Ok(Scenario::built_in()),
+    };
+    let scenarios = match scenarios {
+        Ok(scenarios) => scenarios,
+        Err(error) => return failed(&error),
+    };
+    let mut options = Options::new(scenarios, args.seed);
+    options.progress = true;
+    // Each client of a drill drives a runtime of its own, which can't be done from inside another.
+    let drilled = tokio::task::spawn_blocking(move || drill::run(&options)).await;
+    match drilled {
+        Ok(Ok(report)) => show(&report, &args),
+        Ok(Err(error)) => failed(&error),
+        Err(panic) => {
+            complain(&format!("error: the drill broke off: {panic}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn show(report: &Report, args: &DrillArgs) -> ExitCode {
+    if args.json {
+        match report.to_json(args.scenario.is_some()) {
+            Ok(json) => print(&json),
+            Err(error) => return failed(&error),
+        }
+    } else {
+        print(&drill::table::render(report));
+    }
+    if let Some(dir) = &args.report {
+        match drill::report::write(report, dir) {
+            Ok(page) => complain(&format!("report: {}", page.display())),
+            Err(error) => return failed(&error),
+        }
+    }
+    let mut code = ExitCode::SUCCESS;
+    for missed in report.missed() {
+        complain(&format!("bar missed: {missed}"));
+        code = ExitCode::FAILURE;
+    }
+    code
+}
+
+fn failed(error: &DrillError) -> ExitCode {
+    complain(&format!("error: {error}"));
+    if error.is_usage() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }

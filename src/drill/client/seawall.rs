@@ -1,0 +1,199 @@
+//! This runtime, as a service would embed it: configured by the scenario, started once.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
+use seawall_actors::error::Rejected;
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout_at};
+
+use super::{CallPlan, Client, Ended, Endpoint, Wiring};
+use crate::client::Seawall as Runtime;
+use crate::client::ask::{Ask, ReplyBody};
+use crate::config::{Config, Environment, Overrides};
+use crate::drill::DrillError;
+use crate::drill::scenario::Scenario;
+use crate::error::Error;
+use crate::provider::anthropic::stream::{End, StreamWatch};
+use crate::transport::Transport;
+use crate::transport::sse::SseDecoder;
+
+/// The runtime on the drill's transport.
+#[derive(Debug)]
+pub struct Seawall {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    transport: Arc<dyn Transport>,
+    endpoint: Endpoint,
+    seed: u64,
+    started: OnceCell<Runtime>,
+}
+
+/// A step whose call failed is taken again this often, as an agent's supervisor would.
+const STEP_RESTARTS: u32 = 3;
+
+impl Seawall {
+    /// A client on the drill's transport, with the scenario's ladder, limits and deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`DrillError::Client`] when the scenario makes no valid configuration.
+    pub fn new(wiring: &Wiring<'_>) -> Result<Self, DrillError> {
+        let text = config_text(wiring.scenario, &wiring.endpoint.base);
+        let environment = Environment::from_fn(|_| None);
+        let config = Config::parse(&text, Path::new(""), &Overrides::default(), &environment)
+            .map_err(|error| DrillError::Client { client: "seawall", why: error.to_string() })?;
+        let shared = Shared {
+            config,
+            transport: Arc::clone(&wiring.transport),
+            endpoint: wiring.endpoint.clone(),
+            seed: wiring.seed,
+            started: OnceCell::new(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+}
+
+/// The scenario's client side as a configuration file.
+fn config_text(scenario: &Scenario, base: &str) -> String {
+    let mut text = String::new();
+    let mut names = Vec::new();
+    for (rung, model) in scenario.ladder.iter().enumerate() {
+        let quota = if rung == 0 && scenario.limits.is_some() { "quota = \"limited\"\n" } else { "" };
+        names.push(format!("\"rung{rung}\""));
+        // Writing to a String cannot fail.
+        let _infallible = write!(
+            text,
+            "[targets.rung{rung}]\nbase_url = \"{base}\"\nmodel = \"{model}\"\n{quota}\n"
+        );
+    }
+    if let Some(limits) = scenario.limits {
+        let line = |key: &str, value: Option<u64>| {
+            value.map_or_else(String::new, |value| format!("{key} = {value}\n"))
+        };
+        let _infallible = write!(
+            text,
+            "[quotas.limited]\n{}{}{}burst = \"{}ms\"\n\n",
+            line("requests_per_minute", limits.requests_per_minute),
+            line("input_tokens_per_minute", limits.input_tokens_per_minute),
+            line("output_tokens_per_minute", limits.output_tokens_per_minute),
+            limits.burst.as_millis(),
+        );
+    }
+    let _infallible = write!(
+        text,
+        "[routes.default]\nladder = [{}]\nprofile = \"{}\"\ntimeouts = {{ total = \"{}ms\" }}\n",
+        names.join(", "),
+        scenario.profile,
+        scenario.deadline.as_millis(),
+    );
+    text
+}
+
+impl Shared {
+    async fn runtime(&self) -> Option<&Runtime> {
+        let start = || {
+            Runtime::builder()
+                .config(self.config.clone())
+                .transport(Arc::clone(&self.transport))
+                .seed(self.seed)
+                .start()
+        };
+        self.started.get_or_try_init(start).await.ok()
+    }
+
+    async fn call(&self, plan: &CallPlan) -> Ended {
+        let Some(runtime) = self.runtime().await else { return Ended::Failed { why: "start" } };
+        let request = plan.request(&self.endpoint, plan.model());
+        match runtime.forward(Ask::messages(request.headers, request.body)).await {
+            Ok(reply) => {
+                let rung = reply.report.rung.trim_start_matches("rung").parse().unwrap_or(0);
+                match reply.body {
+                    ReplyBody::Whole(_) => Ended::Answered { rung },
+                    ReplyBody::Stream(stream) => read(stream, rung).await,
+                }
+            }
+            Err(error) => ended(&error),
+        }
+    }
+}
+
+fn ended(error: &Error) -> Ended {
+    match error {
+        Error::Refused(Rejected { retry_after: Some(retry_after), .. }) => {
+            Ended::Refused { retry_after: *retry_after }
+        }
+        Error::Provider { .. } => Ended::Failed { why: "status" },
+        Error::Unanswered { .. } => Ended::Failed { why: "connection" },
+        _ => Ended::Failed { why: "deadline" },
+    }
+}
+
+async fn read(mut stream: crate::client::ask::ReplyStream, rung: usize) -> Ended {
+    let (mut decoder, mut watch) = (SseDecoder::new(), StreamWatch::new());
+    while let Some(chunk) = stream.next().await {
+        let seen = decoder.push(&chunk, |frame| {
+            watch.see(frame, jiff::Timestamp::UNIX_EPOCH);
+        });
+        if seen.is_err() {
+            return Ended::Failed { why: "malformed" };
+        }
+    }
+    match watch.end() {
+        End::Complete => Ended::Answered { rung },
+        End::Failed => Ended::Failed { why: "stream_error" },
+        End::Truncated => Ended::HalfAnswered,
+    }
+}
+
+impl Client for Seawall {
+    fn call(&self, plan: CallPlan) -> BoxFuture<'static, Ended> {
+        let shared = Arc::clone(&self.shared);
+        async move { shared.call(&plan).await }.boxed()
+    }
+
+    fn run_step(&self, plan: CallPlan) -> BoxFuture<'static, Ended> {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            let deadline = Instant::now() + plan.deadline;
+            let mut restarts = 0;
+            loop {
+                let Ok(ended) = timeout_at(deadline, shared.call(&plan)).await else {
+                    return Ended::Failed { why: "deadline" };
+                };
+                let done = matches!(ended, Ended::Answered { .. });
+                if done || restarts == STEP_RESTARTS {
+                    return ended;
+                }
+                restarts += 1;
+            }
+        }
+        .boxed()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.shared.started.get().map_or(0, |runtime| {
+            let pool = runtime.snapshot().pool;
+            pool.in_flight + pool.running
+        })
+    }
+
+    fn drain(&self) -> BoxFuture<'static, ()> {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            if let Some(runtime) = shared.started.get() {
+                runtime.drain(Instant::now() + Duration::from_secs(60)).await;
+                runtime.stop().await;
+            }
+        }
+        .boxed()
+    }
+}
