@@ -9,6 +9,7 @@
 
 pub mod answer;
 mod buckets;
+mod catalogue;
 pub mod faults;
 mod head;
 pub mod memory;
@@ -16,18 +17,17 @@ mod reply;
 pub mod scenario;
 mod seed;
 mod spoil;
+mod state;
 pub mod stats;
 pub mod wire;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{HeaderValue, Method, StatusCode, header};
 use bytes::Bytes;
-use jiff::Timestamp;
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::time::Instant;
 
 use self::answer::{Act, Opening, Step};
@@ -41,31 +41,11 @@ use self::reply::Reply;
 pub use self::scenario::{
     Delay, InvalidScenario, ModelSettings, QuotaSettings, Settings, TokenRange,
 };
+use self::state::{Bill, Exchange, State};
 pub use self::stats::Stats;
-use self::stats::{AxisStats, QuotaStats};
 pub use self::wire::request_tag;
 use self::wire::{Ask, Refusal};
 use crate::transport::Request;
-
-/// Where the provider's calendar starts when nothing ties it to the real one: 2026-01-01T00:00:00Z.
-const EPOCH: i64 = 1_767_225_600;
-/// Requests remembered to number their attempts; at most twice as many.
-const REMEMBERED: usize = 65_536;
-/// The models that `GET /v1/models` lists, as far as the scenario knows them.
-const LISTED: [&str; 12] = [
-    "claude-fable-5-2",
-    "claude-opus-5-5",
-    "claude-opus-5",
-    "claude-opus-4-8",
-    "claude-opus-4-7",
-    "claude-opus-4-6",
-    "claude-sonnet-5-5",
-    "claude-sonnet-5",
-    "claude-sonnet-4-6",
-    "claude-sonnet-4-5-20250929",
-    "claude-haiku-5-5",
-    "claude-haiku-4-5-20251001",
-];
 
 /// A simulated provider.
 #[derive(Debug)]
@@ -115,17 +95,13 @@ impl Sim {
     /// flight stay counted as in flight.
     pub fn reset(&self) {
         let mut state = self.state.lock();
-        let mut fresh = State::new(&self.settings, Instant::now());
-        fresh.stats.in_flight = state.stats.in_flight;
-        fresh.stats.max_in_flight = state.stats.in_flight;
-        *state = fresh;
+        let fresh = State::new(&self.settings, Instant::now());
+        state.restart(fresh);
     }
 
     /// Ties the provider's calendar to the real one, for clients that compare.
     pub fn follow_wall_clock(&self) {
-        let mut state = self.state.lock();
-        state.wall = Timestamp::now();
-        state.wall_at = Instant::now();
+        self.state.lock().follow_wall_clock();
     }
 
     /// A transport to this provider in memory.
@@ -271,11 +247,12 @@ impl Sim {
     }
 
     fn latency(&self, own: Option<Duration>) -> Duration {
-        if self.settings.instant {
+        let usual = if self.settings.instant {
             Duration::ZERO
         } else {
-            own.unwrap_or(self.settings.error_latency)
-        }
+            self.settings.error_latency
+        };
+        own.unwrap_or(usual)
     }
 
     /// The plan of a successful answer, with what a fault does to it.
@@ -306,8 +283,10 @@ impl Sim {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
             // Headers and message_start come on half the way to the first content.
             let steps = reply.events(model, &self.settings, ttft - ttft / 2);
-            let steps =
-                fault.map_or_else(|| steps.into(), |fault| spoil::stream(steps.into(), &fault));
+            let steps = match fault {
+                Some(fault) => spoil::stream(steps.into(), &fault),
+                None => steps.into(),
+            };
             return (
                 ttft / 2,
                 Opening::Head(Head {
@@ -384,39 +363,14 @@ impl Sim {
 
     /// `GET /v1/models` and `GET /v1/models/{id}`.
     fn list_models(self: Arc<Self>, path: &str, now: Instant) -> Answer {
-        let card = |id: &str| {
-            let (context, most) = wire::room(id);
-            json!({
-                "type": "model", "id": id, "display_name": display_name(id),
-                "created_at": "2025-09-29T00:00:00Z",
-                "max_input_tokens": context, "max_tokens": most,
-            })
-        };
-        let wanted = path
-            .strip_prefix("/v1/models")
-            .unwrap_or_default()
-            .trim_start_matches('/');
-        let known: Vec<&str> = LISTED
-            .into_iter()
-            .filter(|id| self.settings.model(id).is_some())
-            .collect();
-        let body = if wanted.is_empty() {
-            json!({
-                "data": known.iter().map(|id| card(id)).collect::<Vec<_>>(),
-                "has_more": false,
-                "first_id": known.first(), "last_id": known.last(),
-            })
-        } else if self.settings.model(wanted).is_some() {
-            card(wanted)
-        } else {
-            return self.refuse(&Refusal::new(404, format!("model: {wanted}")), now);
-        };
-        let body = body.to_string();
-        self.plain(
-            |moment| head::json(200, head::api(moment), &body),
-            now,
-            None,
-        )
+        match catalogue::body(path, &self.settings) {
+            Ok(body) => self.plain(
+                |moment| head::json(200, head::api(moment), &body),
+                now,
+                None,
+            ),
+            Err(refusal) => self.refuse(&refusal, now),
+        }
     }
 }
 
@@ -475,183 +429,10 @@ struct Success {
     slow: Option<Fault>,
 }
 
-/// What an admitted request was charged.
-#[derive(Debug, Clone, Copy)]
-struct Bill {
-    quota: Option<usize>,
-    estimated: u64,
-    counted: u64,
-}
-
-/// A request that is being answered. Dropped before its end, its client has left.
-#[derive(Debug)]
-struct Exchange {
-    sim: Arc<Sim>,
-    label: String,
-    fault: Option<FaultKind>,
-    bill: Option<Bill>,
-    opened: bool,
-    done: bool,
-}
-
-impl Exchange {
-    /// The headers leave: the input has been counted by then.
-    fn opened(&mut self, status: u16) {
-        self.opened = true;
-        let mut guard = self.sim.state.lock();
-        let state = &mut *guard;
-        state.stats.answer(&self.label, Some(status), self.fault);
-        if let Some(bill) = self.bill {
-            if let Some(buckets) = bill.quota.and_then(|place| state.buckets.get_mut(place)) {
-                buckets.correct(bill.estimated, bill.counted, Instant::now());
-            }
-            state.stats.charged(&self.label, bill.counted, 0);
-        }
-    }
-
-    fn produced(&self, tokens: u64) {
-        if tokens == 0 {
-            return;
-        }
-        let mut guard = self.sim.state.lock();
-        let state = &mut *guard;
-        let quota = self.bill.and_then(|bill| bill.quota);
-        if let Some(buckets) = quota.and_then(|place| state.buckets.get_mut(place)) {
-            buckets.produced(tokens, Instant::now());
-        }
-        state.stats.charged(&self.label, 0, tokens);
-    }
-
-    fn reset(mut self) {
-        self.sim
-            .state
-            .lock()
-            .stats
-            .answer(&self.label, None, self.fault);
-        self.done = true;
-    }
-
-    fn finished(mut self) {
-        self.done = true;
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        let mut state = self.sim.state.lock();
-        state.stats.ended();
-        if !self.done {
-            state.stats.left(&self.label, self.opened);
-        }
-    }
-}
-
-/// All that changes.
-#[derive(Debug)]
-struct State {
-    faults: Vec<Fault>,
-    faults_since: Instant,
-    /// The calendar at the moment `wall_at`.
-    wall: Timestamp,
-    wall_at: Instant,
-    buckets: Vec<Buckets>,
-    seen: Seen,
-    stats: Stats,
-}
-
-impl State {
-    fn new(settings: &Settings, now: Instant) -> Self {
-        Self {
-            faults: settings.faults.clone(),
-            faults_since: now,
-            wall: Timestamp::from_second(EPOCH).unwrap_or(Timestamp::UNIX_EPOCH),
-            wall_at: now,
-            buckets: settings
-                .quotas
-                .iter()
-                .map(|quota| Buckets::new(quota, now))
-                .collect(),
-            seen: Seen::default(),
-            stats: Stats::default(),
-        }
-    }
-
-    fn moment(&self, now: Instant, seed: u64) -> Moment {
-        let passed = now.saturating_duration_since(self.wall_at);
-        let wall = self.wall.saturating_add(passed).unwrap_or(Timestamp::MAX);
-        Moment { now, wall, seed }
-    }
-
-    fn stats(&self, settings: &Settings) -> Stats {
-        let axis = |axis: &Option<buckets::Axis>| {
-            axis.as_ref().map(|axis| AxisStats {
-                limit: axis.limit,
-                charged: axis.charged,
-                used: axis.used(),
-            })
-        };
-        let quotas = settings
-            .quotas
-            .iter()
-            .zip(&self.buckets)
-            .map(|(quota, buckets)| QuotaStats {
-                models: quota.models.clone(),
-                requests: axis(&buckets.requests),
-                input_tokens: axis(&buckets.input),
-                output_tokens: axis(&buckets.output),
-            });
-        Stats {
-            quotas: quotas.collect(),
-            ..self.stats.clone()
-        }
-    }
-}
-
-/// Numbers the attempts of equal requests, with two generations so that memory is bounded.
-#[derive(Debug, Default)]
-struct Seen {
-    young: HashMap<u64, u32>,
-    old: HashMap<u64, u32>,
-}
-
-impl Seen {
-    fn next(&mut self, key: u64) -> u32 {
-        if self.young.len() >= REMEMBERED {
-            self.old = std::mem::take(&mut self.young);
-        }
-        let before = self
-            .young
-            .get(&key)
-            .or_else(|| self.old.get(&key))
-            .copied()
-            .unwrap_or(0);
-        let attempt = before.saturating_add(1);
-        self.young.insert(key, attempt);
-        attempt
-    }
-}
-
 fn one(body: Bytes) -> VecDeque<Step> {
     [Step {
         after: Duration::ZERO,
         act: Act::Send(body, 0),
     }]
     .into()
-}
-
-/// `claude-opus-5-5` as `Claude Opus 5.5`.
-fn display_name(id: &str) -> String {
-    let mut words: Vec<String> = Vec::new();
-    let mut numbers: Vec<&str> = Vec::new();
-    for part in id.split('-').filter(|part| part.len() < 8) {
-        if part.bytes().all(|b| b.is_ascii_digit()) {
-            numbers.push(part);
-            continue;
-        }
-        let mut letters = part.chars();
-        let first = letters.next().map(|c| c.to_ascii_uppercase());
-        words.push(first.into_iter().chain(letters).collect());
-    }
-    words.push(numbers.join("."));
-    words.join(" ")
 }
