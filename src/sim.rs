@@ -12,7 +12,10 @@ mod buckets;
 mod catalogue;
 pub mod faults;
 mod head;
+#[cfg(feature = "gateway")]
+pub mod http;
 pub mod memory;
+pub mod recordings;
 mod reply;
 pub mod scenario;
 mod seed;

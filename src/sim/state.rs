@@ -17,6 +17,7 @@ use super::stats::{AxisStats, QuotaStats, Stats};
 const EPOCH: i64 = 1_767_225_600;
 /// Requests remembered to number their attempts; at most twice as many.
 const REMEMBERED: usize = 65_536;
+
 /// What an admitted request was charged.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bill {
@@ -169,7 +170,7 @@ impl State {
 
 /// Numbers the attempts of equal requests, with two generations so that memory is bounded.
 #[derive(Debug, Default)]
-struct Seen {
+pub(super) struct Seen {
     young: HashMap<u64, u32>,
     old: HashMap<u64, u32>,
 }
