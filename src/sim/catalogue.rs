@@ -31,7 +31,7 @@ pub(super) fn body(path: &str, settings: &Settings) -> Result<String, Refusal> {
         let known = || LISTED.into_iter().filter(|id| settings.model(id).is_some());
         let cards: Vec<_> = known().map(card).collect();
         let list = json!({
-            "data": cards, "has_more": false, "first_id": known().next(), "last_id": known().last(),
+            "data": cards, "has_more": false, "first_id": known().next(), "last_id": known().next_back(),
         });
         return Ok(list.to_string());
     }

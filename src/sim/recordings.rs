@@ -318,3 +318,130 @@ fn key(method: &Method, path: &str, body: &[u8]) -> u64 {
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+    use http::Uri;
+
+    use super::*;
+    use crate::transport::Transport;
+
+    const STREAM: &str = "event: message_stop\ndata: {\"type\":\"message_stop\"   }\n\n";
+
+    fn recording(id: &str, status: u16, body: &'static str) -> Recording {
+        Recording {
+            id: id.to_owned(),
+            method: Method::POST,
+            path: "/v1/messages?beta=true".to_owned(),
+            request_headers: HeaderMap::new(),
+            request_body: Bytes::from_static(b"{\"a\":1}"),
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(body.as_bytes()),
+        }
+    }
+
+    fn request(headers: &[(&'static str, &'static str)]) -> Request {
+        Request {
+            method: Method::POST,
+            uri: Uri::from_static("/v1/messages?beta=true"),
+            headers: headers
+                .iter()
+                .map(|(name, value)| {
+                    (
+                        HeaderName::from_static(name),
+                        HeaderValue::from_static(value),
+                    )
+                })
+                .collect(),
+            body: Bytes::from_static(b"{\"a\":1}"),
+        }
+    }
+
+    async fn ask(all: &Arc<Recordings>, request: Request) -> (u16, Vec<u8>, usize) {
+        let response = all.transport().send(request).await.unwrap();
+        let chunks: Vec<_> = response.body.map(Result::unwrap).collect().await;
+        (response.status.as_u16(), chunks.concat(), chunks.len())
+    }
+
+    #[tokio::test]
+    async fn recordings_of_one_request_answer_in_turn() {
+        let all = Arc::new(Recordings::new(vec![
+            recording("a", 429, "{}"),
+            recording("b", 529, "{}"),
+            recording("c", 200, STREAM),
+        ]));
+        for status in [429, 529, 200, 429] {
+            assert_eq!(ask(&all, request(&[])).await.0, status);
+        }
+        assert_eq!(ask(&all, request(&[("x-sim-recording", "b")])).await.0, 529);
+        assert_eq!(
+            ask(&all, request(&[("x-sim-recording", "none")])).await.0,
+            404
+        );
+        let other = Request {
+            body: Bytes::from_static(b"{\"a\":2}"),
+            ..request(&[])
+        };
+        assert_eq!(ask(&all, other).await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn chunk_boundaries_change_nothing_but_the_chunks() {
+        let all = Arc::new(Recordings::new(vec![recording("a", 200, STREAM)]));
+        let (_, whole, one) = ask(&all, request(&[])).await;
+        let (_, cut, many) = ask(&all, request(&[("x-sim-chunks", "7")])).await;
+        assert_eq!((whole.as_slice(), one), (STREAM.as_bytes(), 1));
+        assert_eq!(cut, whole);
+        let (_, again, same) = ask(&all, request(&[("x-sim-chunks", "7")])).await;
+        assert_eq!((again, same), (cut, many));
+        let long = Bytes::from(vec![1; 100_000]);
+        let pieces = chunks(&long, 3);
+        assert_eq!(pieces.concat(), long);
+        assert!(pieces.iter().any(|piece| piece.len() == 1));
+        assert!(pieces.iter().any(|piece| piece.len() > 256));
+    }
+
+    #[test]
+    fn a_file_is_read_without_the_headers_of_its_connection() {
+        let directory =
+            std::env::temp_dir().join(format!("seawall-recordings-{}", std::process::id()));
+        fs::create_dir_all(directory.join("deeper")).unwrap();
+        let file = r#"{"source":"x","provider":"anthropic",
+            "request":{"method":"POST","path":"/v1/messages","headers":{},"body":null},
+            "response":{"status":200,"headers":{"content-encoding":"gzip","content-length":"9",
+                "transfer-encoding":"chunked","connection":"keep-alive","set-cookie":["a","b"],
+                "request-id":"req_1"},"body":"event: ping\ndata: {\"type\": \"ping\"}\n\n"},
+            "meta":{"id":"an-1","kind":"stream","cassette_index":2}}"#;
+        fs::write(directory.join("deeper/one.json"), file).unwrap();
+        let all = Recordings::load(&directory);
+        fs::remove_dir_all(&directory).unwrap();
+        let all = all.unwrap();
+        let one = &all.all()[0];
+        assert_eq!((one.id.as_str(), one.status), ("an-1", StatusCode::OK));
+        let mut names: Vec<_> = one.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-type", "request-id", "set-cookie"]);
+        assert_eq!(one.headers.get_all("set-cookie").iter().count(), 2);
+        assert!(Recordings::load(&directory).is_err());
+    }
+
+    /// With the recorded set at hand (`SEAWALL_RECORDINGS`), all of it is servable as stored.
+    #[tokio::test]
+    async fn the_recorded_set_is_served_byte_for_byte() {
+        let Some(directory) = std::env::var_os("SEAWALL_RECORDINGS") else {
+            eprintln!("SEAWALL_RECORDINGS is not set: the recorded set was not read");
+            return;
+        };
+        let all = Recordings::load(Path::new(&directory)).unwrap();
+        for recording in all.all() {
+            let id = HeaderValue::try_from(recording.id.as_str()).unwrap();
+            let mut asked = request(&[("x-sim-chunks", "5")]);
+            asked.headers.insert("x-sim-recording", id);
+            let (status, body, _) = ask(&all, asked).await;
+            assert_eq!(status, recording.status.as_u16(), "{}", recording.id);
+            assert!(body == recording.body, "{}", recording.id);
+        }
+    }
+}
