@@ -60,6 +60,8 @@ pub(super) struct Step {
 pub(super) enum Act {
     /// Bytes, and the output tokens in them.
     Send(Bytes, u64),
+    /// A turn for the transport to send what it has.
+    Flush,
     /// Nothing comes any more.
     Stall,
     /// The body ends although its framing does not.
@@ -94,17 +96,21 @@ impl Answer {
         }
     }
 
-    /// An answer in these chunks.
+    /// An answer in these chunks, each handed over by itself.
     #[must_use]
     pub fn chunked(head: Head, chunks: impl IntoIterator<Item = Bytes>) -> Self {
-        let steps = chunks.into_iter().map(|chunk| Step {
+        let step = |act| Step {
             after: Duration::ZERO,
-            act: Act::Send(chunk, 0),
-        });
+            act,
+        };
+        let steps = chunks
+            .into_iter()
+            .flat_map(|chunk| [step(Act::Flush), step(Act::Send(chunk, 0))])
+            .collect();
         Self {
             delay: Duration::ZERO,
             opening: Opening::Head(head),
-            steps: steps.collect(),
+            steps,
             exchange: None,
         }
     }
@@ -136,6 +142,13 @@ impl Answer {
         };
         if let Some(exchange) = &mut self.exchange {
             exchange.opened(head.status.as_u16());
+        }
+        // Nobody needs to ask for an empty body to have had all of it.
+        let empty = |step: &Step| matches!(&step.act, Act::Send(bytes, _) if bytes.is_empty());
+        if self.steps.iter().all(empty)
+            && let Some(exchange) = self.exchange.take()
+        {
+            exchange.finished();
         }
         let body = Playing {
             steps: self.steps,
@@ -177,8 +190,10 @@ impl Playing {
                         return Some((Ok(bytes), self));
                     }
                 }
+                Act::Flush => tokio::task::yield_now().await,
                 Act::Stall => std::future::pending().await,
                 Act::Break(ended) => {
+                    tokio::task::yield_now().await;
                     self.steps.clear();
                     if let Some(exchange) = self.exchange.take() {
                         exchange.finished();

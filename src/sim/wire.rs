@@ -108,6 +108,10 @@ pub(super) fn read(
     let version = version(headers)?;
     let body: Body<'_> = serde_json::from_slice(bytes)
         .map_err(|e| Refusal::invalid(format!("The request body is not valid JSON: {e}")))?;
+    // serde reads a list as a struct too.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Refusal::invalid("Input should be a valid dictionary"));
+    }
     let model = body.model()?;
     if settings.model(&model).is_none() {
         let refusal = Refusal::new(404, format!("model: {model}"));
@@ -328,8 +332,20 @@ fn check_messages(raw: &RawValue, model: &str) -> Result<(), Refusal> {
         #[serde(borrow, default)]
         content: Option<&'a RawValue>,
     }
-    let messages: Vec<Message<'_>> = serde_json::from_str(raw.get())
+    let list: Vec<&RawValue> = serde_json::from_str(raw.get())
         .map_err(|_| Refusal::invalid("messages: Input should be a valid list"))?;
+    let mut messages: Vec<Message<'_>> = Vec::with_capacity(list.len());
+    for (i, raw) in list.iter().enumerate() {
+        let message = raw
+            .get()
+            .starts_with('{')
+            .then(|| serde_json::from_str(raw.get()).ok());
+        messages.push(message.flatten().ok_or_else(|| {
+            Refusal::invalid(format!(
+                "messages.{i}: Input does not match the expected shape."
+            ))
+        })?);
+    }
     for (i, message) in messages.iter().enumerate() {
         match message.role.as_deref() {
             None => {
@@ -418,82 +434,92 @@ mod tests {
         .unwrap_err()
     }
 
+    const OLD: &str = "2023-06-01";
+
+    /// Version, body, status, and a part of the message.
+    const REFUSED: &[(&str, &str, u16, &str)] = &[
+        (OLD, "{", 400, "not valid JSON"),
+        (OLD, "[]", 400, "valid dictionary"),
+        (OLD, "{}", 400, "model: Field required"),
+        (OLD, r#"{"model":"gpt-4"}"#, 404, "model: gpt-4"),
+        (
+            OLD,
+            r#"{"model":"claude-4-5-haiku","max_tokens":1,"messages":[]}"#,
+            404,
+            "model: claude-4-5-haiku",
+        ),
+        (
+            OLD,
+            r#"{"model":"claude-sonnet-5","messages":[]}"#,
+            400,
+            "max_tokens: Field required",
+        ),
+        (
+            OLD,
+            r#"{"model":"claude-sonnet-5","max_tokens":0,"messages":[]}"#,
+            400,
+            "greater than or equal to 1",
+        ),
+        (
+            OLD,
+            r#"{"model":"claude-sonnet-5","max_tokens":"9","messages":[]}"#,
+            400,
+            "valid integer",
+        ),
+        (
+            OLD,
+            r#"{"model":"claude-sonnet-5","max_tokens":200000,"messages":[]}"#,
+            400,
+            "max_tokens: 200000 > 128000",
+        ),
+        (
+            OLD,
+            r#"{"model":"claude-sonnet-5","max_tokens":9,"messages":[["user","x"]]}"#,
+            400,
+            "messages.0: Input does not match",
+        ),
+        (
+            OLD,
+            r#"{"model":"claude-sonnet-5","max_tokens":9}"#,
+            400,
+            "messages: Field required",
+        ),
+        (
+            OLD,
+            r#"{"model":"claude-sonnet-5","max_tokens":9,"messages":[]}"#,
+            400,
+            "at least one message",
+        ),
+        (
+            OLD,
+            r#"{"model":"claude-sonnet-5","max_tokens":9,"messages":[{"role":"user"}]}"#,
+            400,
+            "messages.0.content: Field required",
+        ),
+        (
+            OLD,
+            r#"{"model":"claude-sonnet-5","max_tokens":9,"messages":[{"role":"user","content":7}]}"#,
+            400,
+            "messages.0.content: Input should be a valid list",
+        ),
+        (
+            OLD,
+            r#"{"model":"claude-opus-4-6","max_tokens":9,"messages":[{"role":"assistant","content":"a"}]}"#,
+            400,
+            "prefill",
+        ),
+        (
+            "2026-10-21",
+            r#"{"model":"claude-sonnet-5","max_tokens":9,"temperature":1.0,"messages":[{"role":"user","content":"a"}]}"#,
+            400,
+            "temperature",
+        ),
+        ("2031-01-01", "{}", 400, "not a valid version"),
+    ];
+
     #[test]
     fn a_wrong_request_is_refused_in_the_providers_words() {
-        let old = "2023-06-01";
-        for (version, body, status, wanted) in [
-            (old, "{", 400, "not valid JSON"),
-            (old, "[]", 400, "not valid JSON"),
-            (old, "{}", 400, "model: Field required"),
-            (old, r#"{"model":"gpt-4"}"#, 404, "model: gpt-4"),
-            (
-                old,
-                r#"{"model":"claude-4-5-haiku","max_tokens":1,"messages":[]}"#,
-                404,
-                "model: claude-4-5-haiku",
-            ),
-            (
-                old,
-                r#"{"model":"claude-sonnet-5","messages":[]}"#,
-                400,
-                "max_tokens: Field required",
-            ),
-            (
-                old,
-                r#"{"model":"claude-sonnet-5","max_tokens":0,"messages":[]}"#,
-                400,
-                "greater than or equal to 1",
-            ),
-            (
-                old,
-                r#"{"model":"claude-sonnet-5","max_tokens":"9","messages":[]}"#,
-                400,
-                "valid integer",
-            ),
-            (
-                old,
-                r#"{"model":"claude-sonnet-5","max_tokens":200000,"messages":[]}"#,
-                400,
-                "max_tokens: 200000 > 128000",
-            ),
-            (
-                old,
-                r#"{"model":"claude-sonnet-5","max_tokens":9}"#,
-                400,
-                "messages: Field required",
-            ),
-            (
-                old,
-                r#"{"model":"claude-sonnet-5","max_tokens":9,"messages":[]}"#,
-                400,
-                "at least one message",
-            ),
-            (
-                old,
-                r#"{"model":"claude-sonnet-5","max_tokens":9,"messages":[{"role":"user"}]}"#,
-                400,
-                "messages.0.content: Field required",
-            ),
-            (
-                old,
-                r#"{"model":"claude-sonnet-5","max_tokens":9,"messages":[{"role":"user","content":7}]}"#,
-                400,
-                "messages.0.content: Input should be a valid list",
-            ),
-            (
-                old,
-                r#"{"model":"claude-opus-4-6","max_tokens":9,"messages":[{"role":"assistant","content":"a"}]}"#,
-                400,
-                "prefill",
-            ),
-            (
-                "2026-10-21",
-                r#"{"model":"claude-sonnet-5","max_tokens":9,"temperature":1.0,"messages":[{"role":"user","content":"a"}]}"#,
-                400,
-                "temperature",
-            ),
-            ("2031-01-01", "{}", 400, "not a valid version"),
-        ] {
+        for (version, body, status, wanted) in REFUSED.iter().copied() {
             let got = refusal(version, body);
             assert_eq!(got.status, status, "{body}");
             assert!(got.message.contains(wanted), "{body}: {}", got.message);

@@ -1,0 +1,193 @@
+//! What changes while the provider runs, and the guard that each exchange holds on it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::Sim;
+use super::buckets::{Axis, Buckets};
+use super::faults::{Fault, FaultKind};
+use super::head::Moment;
+use super::scenario::Settings;
+use super::stats::{AxisStats, QuotaStats, Stats};
+
+/// Where the provider's calendar starts when nothing ties it to the real one: 2026-01-01T00:00:00Z.
+const EPOCH: i64 = 1_767_225_600;
+/// Requests remembered to number their attempts; at most twice as many.
+const REMEMBERED: usize = 65_536;
+
+/// What an admitted request was charged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bill {
+    pub(super) quota: Option<usize>,
+    pub(super) estimated: u64,
+    pub(super) counted: u64,
+}
+
+/// A request that is being answered. Dropped before its end, its client has left.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) sim: Arc<Sim>,
+    pub(super) label: String,
+    pub(super) fault: Option<FaultKind>,
+    pub(super) bill: Option<Bill>,
+    pub(super) opened: bool,
+    pub(super) done: bool,
+}
+
+impl Exchange {
+    /// The headers leave: the input has been counted by then.
+    pub(super) fn opened(&mut self, status: u16) {
+        self.opened = true;
+        let mut guard = self.sim.state.lock();
+        let state = &mut *guard;
+        state.stats.answer(&self.label, Some(status), self.fault);
+        if let Some(bill) = self.bill {
+            if let Some(buckets) = bill.quota.and_then(|place| state.buckets.get_mut(place)) {
+                buckets.correct(bill.estimated, bill.counted, Instant::now());
+            }
+            state.stats.charged(&self.label, bill.counted, 0);
+        }
+    }
+
+    pub(super) fn produced(&self, tokens: u64) {
+        if tokens == 0 {
+            return;
+        }
+        let mut guard = self.sim.state.lock();
+        let state = &mut *guard;
+        let quota = self.bill.and_then(|bill| bill.quota);
+        if let Some(buckets) = quota.and_then(|place| state.buckets.get_mut(place)) {
+            buckets.produced(tokens, Instant::now());
+        }
+        state.stats.charged(&self.label, 0, tokens);
+    }
+
+    pub(super) fn reset(mut self) {
+        self.sim
+            .state
+            .lock()
+            .stats
+            .answer(&self.label, None, self.fault);
+        self.done = true;
+    }
+
+    pub(super) fn finished(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let mut state = self.sim.state.lock();
+        state.stats.ended();
+        if !self.done {
+            state.stats.left(&self.label, self.opened);
+        }
+    }
+}
+
+/// All that changes.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) faults: Vec<Fault>,
+    pub(super) faults_since: Instant,
+    /// The calendar at the moment `wall_at`.
+    pub(super) wall: Timestamp,
+    pub(super) wall_at: Instant,
+    pub(super) buckets: Vec<Buckets>,
+    pub(super) seen: Seen,
+    pub(super) stats: Stats,
+}
+
+impl State {
+    pub(super) fn new(settings: &Settings, now: Instant) -> Self {
+        Self {
+            faults: settings.faults.clone(),
+            faults_since: now,
+            wall: Timestamp::from_second(EPOCH).unwrap_or(Timestamp::UNIX_EPOCH),
+            wall_at: now,
+            buckets: settings
+                .quotas
+                .iter()
+                .map(|quota| Buckets::new(quota, now))
+                .collect(),
+            seen: Seen::default(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// Takes the place of what was, except for the exchanges in flight and the calendar.
+    pub(super) fn restart(&mut self, fresh: Self) {
+        let in_flight = self.stats.in_flight;
+        let (wall, wall_at) = (self.wall, self.wall_at);
+        *self = Self {
+            wall,
+            wall_at,
+            ..fresh
+        };
+        self.stats.in_flight = in_flight;
+        self.stats.max_in_flight = in_flight;
+    }
+
+    pub(super) fn follow_wall_clock(&mut self) {
+        self.wall = Timestamp::now();
+        self.wall_at = Instant::now();
+    }
+
+    pub(super) fn moment(&self, now: Instant, seed: u64) -> Moment {
+        let passed = now.saturating_duration_since(self.wall_at);
+        let wall = self.wall.saturating_add(passed).unwrap_or(Timestamp::MAX);
+        Moment { now, wall, seed }
+    }
+
+    pub(super) fn stats(&self, settings: &Settings) -> Stats {
+        let axis = |axis: &Option<Axis>| {
+            axis.as_ref().map(|axis| AxisStats {
+                limit: axis.limit,
+                charged: axis.charged,
+                used: axis.used(),
+            })
+        };
+        let quotas = settings
+            .quotas
+            .iter()
+            .zip(&self.buckets)
+            .map(|(quota, buckets)| QuotaStats {
+                models: quota.models.clone(),
+                requests: axis(&buckets.requests),
+                input_tokens: axis(&buckets.input),
+                output_tokens: axis(&buckets.output),
+            });
+        Stats {
+            quotas: quotas.collect(),
+            ..self.stats.clone()
+        }
+    }
+}
+
+/// Numbers the attempts of equal requests, with two generations so that memory is bounded.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    young: HashMap<u64, u32>,
+    old: HashMap<u64, u32>,
+}
+
+impl Seen {
+    pub(super) fn next(&mut self, key: u64) -> u32 {
+        if self.young.len() >= REMEMBERED {
+            self.old = std::mem::take(&mut self.young);
+        }
+        let before = self
+            .young
+            .get(&key)
+            .or_else(|| self.old.get(&key))
+            .copied()
+            .unwrap_or(0);
+        let attempt = before.saturating_add(1);
+        self.young.insert(key, attempt);
+        attempt
+    }
+}
