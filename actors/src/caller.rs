@@ -370,7 +370,7 @@ where
             return Ok(None);
         };
         let asked = Instant::now();
-        let useful = target.breaker().typical().max(self.call.retry.min_useful());
+        let useful = self.useful_time(target);
         let reservation = Reservation {
             call: Arc::clone(&self.call.id),
             cost,
@@ -401,6 +401,11 @@ where
             }
             Err(unanswered) => Err(self.refuse(rejection(unanswered), target, None)),
         }
+    }
+
+    /// The time that an attempt needs to have a good chance: twice what is usual there.
+    fn useful_time(&self, target: &Target) -> Duration {
+        target.breaker().typical().saturating_mul(2).max(self.call.retry.min_useful())
     }
 
     /// Makes one attempt. The error is absent when the attempt had none of its own to show.
@@ -479,7 +484,7 @@ where
             let Some(Rung { target, .. }) = self.call.rungs.get(rung).cloned() else {
                 continue;
             };
-            let useful = target.breaker().typical().max(self.call.retry.min_useful());
+            let useful = self.useful_time(&target);
             until = until.min(self.call.deadline.checked_sub(useful).unwrap_or(began));
             let knock = Knock {
                 call: Arc::clone(&self.call.id),

@@ -83,7 +83,7 @@ async fn send(
     let patience = if exchange.streams {
         Instant::now() + timeouts.connect + timeouts.headers
     } else {
-        attempt.deadline
+        exchange.whole_by(attempt.deadline)
     };
     let patience = patience.min(attempt.deadline);
     let response = match timeout_at(patience, prepared.transport.send(request)).await {
@@ -106,7 +106,7 @@ async fn send(
     if is_event_stream(&response.headers) {
         return open_stream(exchange, prepared, attempt, response, learned).await;
     }
-    whole(exchange, attempt, response, learned, now).await
+    whole(exchange, attempt, response, learned, patience).await
 }
 
 /// Reads an answer that is not streamed.
@@ -115,10 +115,11 @@ async fn whole(
     attempt: &Attempt,
     response: Response,
     learned: Option<Learned>,
-    now: Timestamp,
+    patience: Instant,
 ) -> Outcome<Answer, Failure> {
     let Response { status, headers, body } = response;
-    let bytes = match collect(body, attempt.deadline).await {
+    let now = Timestamp::now();
+    let bytes = match collect(body, patience).await {
         Ok(bytes) => bytes,
         Err(judged) => return fail(exchange, attempt, judged, None, learned),
     };

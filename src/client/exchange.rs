@@ -17,6 +17,9 @@ use crate::provider::anthropic::usage::Tokens;
 use crate::telemetry::{self, CallRecord, Telemetry};
 use crate::transport::{Request, Transport};
 
+/// Part of the time left that one attempt without streaming may use.
+const WHOLE_SHARE: f64 = 0.6;
+
 /// One call on its way through the client.
 #[derive(Debug)]
 pub(super) struct Exchange {
@@ -73,6 +76,21 @@ impl Prepared {
 impl Exchange {
     pub(super) fn rung(&self, rung: usize) -> Option<Arc<Prepared>> {
         self.rungs.get(rung).cloned()
+    }
+
+    /// When an attempt that is not streamed has to be over.
+    ///
+    /// Its answer comes all at once, so a hang looks like work. Where the caller has said that the
+    /// answer is needed soon, it may use most of the time that is left and no more, so that another
+    /// attempt still fits; a patient call is never cut before its deadline.
+    pub(super) fn whole_by(&self, deadline: Instant) -> Instant {
+        match self.profile {
+            Profile::AgentStep | Profile::Interactive => {
+                let now = Instant::now();
+                now + deadline.saturating_duration_since(now).mul_f64(WHOLE_SHARE)
+            }
+            Profile::Standard | Profile::Batch => deadline,
+        }
     }
 
     /// Whether a success must be a JSON document.

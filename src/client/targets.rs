@@ -34,6 +34,10 @@ const MOST: usize = 1024;
 /// only known to be enforced where the user says so.
 const LEARNED_BURST: Duration = Duration::from_secs(60);
 
+/// Part of the provider's burst that is used. The rest absorbs what reservations can't know: how
+/// long a request travels, and what the provider itself estimates before it counts.
+const BURST_SHARE: f64 = 0.8;
+
 /// Part of a deadline that may be spent in a queue: above about a third, a short overload turns into
 /// a standing one.
 const QUEUE_SHARE: f64 = 0.3;
@@ -151,7 +155,7 @@ fn spec_of(config: &config::Config, quota: Option<&config::QuotaSettings>) -> Qu
         requests_per_minute: quota.requests_per_minute,
         input_per_minute: quota.input_tokens_per_minute,
         output_per_minute: quota.output_tokens_per_minute,
-        burst: quota.burst,
+        burst: quota.burst.mul_f64(BURST_SHARE),
         ..QuotaSettings::default()
     };
     let longest = config.routes.values().map(|route| route.timeouts.total).max();
