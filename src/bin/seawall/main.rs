@@ -3,6 +3,7 @@
 mod check;
 mod drill;
 mod serve;
+mod signal;
 mod sim;
 
 use std::net::SocketAddr;

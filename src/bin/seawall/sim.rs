@@ -5,6 +5,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use seawall::sim::recordings::Recordings;
+use seawall::sim::{Settings, Sim, http};
+use tokio::net::TcpListener;
+
+use crate::signal::stop_asked;
+use crate::{WRONG_USE, complain, print};
 
 /// What `seawall sim` is told.
 #[derive(Debug, Args)]
@@ -23,10 +29,59 @@ pub(crate) struct SimArgs {
     pub(crate) seed: Option<u64>,
 }
 
-#[expect(
-    clippy::unused_async,
-    reason = "the simulated provider's loop goes here"
-)]
-pub(crate) async fn run(_args: SimArgs) -> ExitCode {
-    ExitCode::FAILURE
+/// Serves the simulated provider until SIGINT or SIGTERM.
+pub(crate) async fn run(args: SimArgs) -> ExitCode {
+    let listener = match TcpListener::bind(args.listen).await {
+        Ok(listener) => listener,
+        Err(why) => {
+            complain(&format!("error: cannot listen on {}: {why}", args.listen));
+            return ExitCode::FAILURE;
+        }
+    };
+    let address = listener.local_addr().map_or(args.listen, |address| address);
+    let served = match &args.recordings {
+        Some(dir) => {
+            let recordings = match Recordings::load(dir) {
+                Ok(recordings) => recordings,
+                Err(error) => return wrong(&error),
+            };
+            print(&format!("seawall sim listening on http://{address}"));
+            http::serve_recordings(listener, recordings, stop_asked()).await
+        }
+        None => {
+            let sim = match settings(&args).and_then(|s| Sim::new(s).map_err(|e| e.to_string())) {
+                Ok(sim) => sim,
+                Err(error) => return wrong(&error),
+            };
+            print(&format!("seawall sim listening on http://{address}"));
+            http::serve(listener, sim, stop_asked()).await
+        }
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            complain(&format!("error: the simulated provider broke off: {why}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn settings(args: &SimArgs) -> Result<Settings, String> {
+    let mut settings = match &args.scenario {
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .map_err(|why| format!("cannot read {}: {why}", file.display()))?;
+            Settings::from_toml(&text).map_err(|why| format!("{}: {why}", file.display()))?
+        }
+        None => Settings::default(),
+    };
+    if let Some(seed) = args.seed {
+        settings.seed = seed;
+    }
+    Ok(settings)
+}
+
+fn wrong(error: &dyn std::fmt::Display) -> ExitCode {
+    complain(&format!("error: {error}"));
+    ExitCode::from(WRONG_USE)
 }
