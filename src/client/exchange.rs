@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
@@ -19,6 +20,9 @@ use crate::transport::{Request, Transport};
 
 /// Part of the time left that one attempt without streaming may use.
 const WHOLE_SHARE: f64 = 0.6;
+
+/// With less than this left for another attempt, the first may use all of the time.
+const LEAST_REST: Duration = Duration::from_secs(5);
 
 /// One call on its way through the client.
 #[derive(Debug)]
@@ -87,7 +91,9 @@ impl Exchange {
         match self.profile {
             Profile::AgentStep | Profile::Interactive => {
                 let now = Instant::now();
-                now + deadline.saturating_duration_since(now).mul_f64(WHOLE_SHARE)
+                let left = deadline.saturating_duration_since(now);
+                let share = left.mul_f64(WHOLE_SHARE);
+                if left.saturating_sub(share) < LEAST_REST { deadline } else { now + share }
             }
             Profile::Standard | Profile::Batch => deadline,
         }

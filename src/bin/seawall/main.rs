@@ -2,6 +2,7 @@
 
 mod check;
 mod drill;
+mod gateway;
 mod serve;
 mod signal;
 mod sim;

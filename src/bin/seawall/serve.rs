@@ -3,8 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use seawall::client::Seawall;
+use seawall::config::Config;
+use tokio::net::TcpListener;
 
-use crate::ConfigArgs;
+use crate::gateway::{logging, metrics, server};
+use crate::signal::stop_asked;
+use crate::{ConfigArgs, complain, print, refuse};
 
 /// What `seawall serve` is told.
 #[derive(Debug, Args)]
@@ -13,10 +18,36 @@ pub(crate) struct ServeArgs {
     pub(crate) config: ConfigArgs,
 }
 
-#[expect(clippy::unused_async, reason = "the gateway's loop goes here")]
+/// Serves until SIGINT or SIGTERM, then drains. A second signal ends it at once.
 pub(crate) async fn run(args: ServeArgs) -> ExitCode {
-    match args.config.load() {
-        Ok(_config) => ExitCode::FAILURE,
-        Err(error) => crate::refuse(&error),
+    let config = match args.config.load() {
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
+    for warning in &config.warnings {
+        complain(&format!("warning: {warning}"));
     }
+    logging::start(&config.gateway);
+    match serve(config).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Config) -> Result<(), String> {
+    let listen = config.gateway.listen;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|why| format!("cannot listen on {listen}: {why}; choose another with --listen"))?;
+    let address = listener.local_addr().map_err(|why| why.to_string())?;
+    let prometheus = metrics::install()?;
+    let seawall =
+        Seawall::builder().config(config).start().await.map_err(|error| error.to_string())?;
+    print(&format!("seawall listening on http://{address}"));
+    server::run(listener, seawall.clone(), prometheus, stop_asked()).await;
+    seawall.stop().await;
+    Ok(())
 }

@@ -1,0 +1,13 @@
+//! The gateway: HTTP in front of the client.
+//!
+//! [`server`] owns the sockets, [`admit`] decides who may come in, [`routes`] carries requests to
+//! the client and answers back, [`reply`] writes what seawall itself answers, [`admin`] shows the
+//! inside.
+
+pub(crate) mod admin;
+pub(crate) mod admit;
+pub(crate) mod logging;
+pub(crate) mod metrics;
+pub(crate) mod reply;
+pub(crate) mod routes;
+pub(crate) mod server;

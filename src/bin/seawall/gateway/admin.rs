@@ -1,0 +1,114 @@
+//! The inside, shown: health, readiness, status, metrics and a page. No secret is among it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::response::{Html, IntoResponse, Response};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use seawall_actors::policy::circuit;
+use seawall_actors::policy::quota::Axis;
+use seawall_actors::snapshot::Snapshot;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::metrics as prometheus;
+use super::server::Door;
+
+pub(crate) async fn health() -> &'static str {
+    "ok\n"
+}
+
+/// 503 while draining, or when no target lets calls pass.
+pub(crate) async fn ready(State(door): State<Arc<Door>>) -> Response {
+    let snapshot = door.seawall.snapshot();
+    let draining = door.draining.load(Ordering::Relaxed) || snapshot.draining;
+    let open = |b: &seawall_actors::snapshot::BreakerSnapshot| {
+        b.circuit.state == circuit::State::Open
+    };
+    let none = !snapshot.breakers.is_empty() && snapshot.breakers.iter().all(open);
+    match (draining, none) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
+        (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "every breaker is open\n").into_response(),
+        _ => "ready\n".into_response(),
+    }
+}
+
+pub(crate) async fn status(State(door): State<Arc<Door>>) -> Response {
+    let body = describe(&door.seawall.snapshot()).to_string();
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+pub(crate) async fn metrics(State(door): State<Arc<Door>>) -> Response {
+    let page = prometheus::render(&door.prometheus, &door.seawall);
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response()
+}
+
+pub(crate) async fn page() -> Html<&'static str> {
+    Html(include_str!("status.html"))
+}
+
+/// A snapshot as JSON. Times are milliseconds from this moment on.
+fn describe(snapshot: &Snapshot) -> Value {
+    let now = Instant::now();
+    let ms = |at: Option<Instant>| {
+        at.map(|at| u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX))
+    };
+    let limiters: Vec<Value> = snapshot
+        .limiters
+        .iter()
+        .map(|limiter| {
+            let mut axes = serde_json::Map::new();
+            for (axis, view) in Axis::ALL.into_iter().zip(&limiter.quota.axes) {
+                if let Some(v) = view {
+                    let v = json!({ "per_minute": v.limit, "level": v.level, "burst": v.burst });
+                    axes.insert(axis.as_str().to_owned(), v);
+                }
+            }
+            json!({
+                "name": &*limiter.name,
+                "axes": axes,
+                "waiting": limiter.waiting,
+                "in_flight": limiter.quota.in_flight,
+                "stopped_for_ms": ms(limiter.quota.stopped_until),
+            })
+        })
+        .collect();
+    let breakers: Vec<Value> = snapshot
+        .breakers
+        .iter()
+        .map(|breaker| {
+            let circuit = &breaker.circuit;
+            json!({
+                "name": &*breaker.name,
+                "state": circuit.state.as_str(),
+                "mode": circuit.mode.as_str(),
+                "opened": circuit.opened,
+                "consecutive_failures": circuit.consecutive_failures,
+                "window": {
+                    "calls": circuit.timed.calls,
+                    "failed": circuit.timed.failed,
+                    "slow": circuit.timed.slow,
+                },
+                "slow_after_ms": u64::try_from(circuit.slow_after.as_millis()).unwrap_or(u64::MAX),
+                "probe_in_ms": ms(circuit.open_until),
+                "waiting": breaker.waiting,
+                "retry_budget": breaker.retry_budget,
+            })
+        })
+        .collect();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "draining": snapshot.draining,
+        "in_flight": snapshot.pool.in_flight,
+        "restarts": snapshot.restarts,
+        "pool": {
+            "callers": snapshot.pool.callers,
+            "running": snapshot.pool.running,
+            "waiting": snapshot.pool.waiting,
+        },
+        "limiters": limiters,
+        "breakers": breakers,
+    })
+}

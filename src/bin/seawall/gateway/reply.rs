@@ -1,0 +1,116 @@
+//! What seawall itself answers: always in the provider's own error shape.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use seawall::client::ask::Report;
+use seawall::error::Error;
+use seawall::provider::anthropic::error_body;
+
+use super::admit::Stranger;
+
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const CALL: HeaderName = HeaderName::from_static("x-seawall-call");
+const RUNG: HeaderName = HeaderName::from_static("x-seawall-rung");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-seawall-attempts");
+const QUEUED: HeaderName = HeaderName::from_static("x-seawall-queued-ms");
+
+/// "Overloaded" in the provider's own numbers.
+const OVERLOADED: u16 = 529;
+
+/// Says on the answer what the call took.
+pub(crate) fn stamp(headers: &mut HeaderMap, report: &Report) {
+    let mut put = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    put(CALL, &report.call);
+    if !report.rung.is_empty() {
+        put(RUNG, &report.rung);
+    }
+    put(ATTEMPTS, &report.attempts.to_string());
+    put(QUEUED, &report.queued.as_millis().to_string());
+}
+
+/// A failed call as an answer: the provider's own bytes where it had the last word.
+pub(crate) fn failure(error: Error) -> Response {
+    let retry_after = error.retry_after();
+    match error {
+        Error::Provider { status, mut headers, body, report, .. } => {
+            stamp(&mut headers, &report);
+            headers.entry(SHOULD_RETRY).or_insert(HeaderValue::from_static("false"));
+            with(status, headers, Body::from(body))
+        }
+        error => {
+            let status = match error.error_type() {
+                "overloaded_error" => StatusCode::from_u16(OVERLOADED).unwrap_or(error.status()),
+                _ => error.status(),
+            };
+            let advice = error.advice();
+            let message = match advice.as_str() {
+                "" => format!("seawall: {error}"),
+                advice => format!("seawall: {error}. {advice}"),
+            };
+            // Refused before any attempt and due at a known time: coming back then is right.
+            let again = matches!(error, Error::Refused(_)) && retry_after.is_some();
+            let mut answer = own(status, error.error_type(), &message, again, retry_after);
+            if let Some(report) = error.report() {
+                stamp(answer.headers_mut(), report);
+            }
+            answer
+        }
+    }
+}
+
+/// A request that was not let in.
+pub(crate) fn stranger(stranger: Stranger) -> Response {
+    own(stranger.status, stranger.error_type, stranger.message, false, None)
+}
+
+/// A body over the limit.
+pub(crate) fn too_large(limit: usize) -> Response {
+    let message = format!("seawall: the request body is larger than {limit} bytes");
+    own(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", &message, false, None)
+}
+
+/// Any other wrong request.
+pub(crate) fn invalid(message: &str) -> Response {
+    own(StatusCode::BAD_REQUEST, "invalid_request_error", message, false, None)
+}
+
+/// Nothing is served at this path.
+pub(crate) fn not_found() -> Response {
+    let message = "seawall: nothing is served at this path";
+    own(StatusCode::NOT_FOUND, "not_found_error", message, false, None)
+}
+
+fn own(
+    status: StatusCode,
+    error_type: &str,
+    message: &str,
+    again: bool,
+    retry_after: Option<Duration>,
+) -> Response {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(SHOULD_RETRY, HeaderValue::from_static(if again { "true" } else { "false" }));
+    if let Some(wait) = retry_after {
+        // Rounded up: who comes a moment early is refused again.
+        let seconds = wait.as_millis().div_ceil(1000).max(1);
+        if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
+            headers.insert(RETRY_AFTER, value);
+        }
+    }
+    with(status, headers, Body::from(error_body(error_type, message, None)))
+}
+
+pub(crate) fn with(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
+    answer
+}

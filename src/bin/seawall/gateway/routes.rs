@@ -1,0 +1,124 @@
+//! From HTTP to the client and back.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{any, get, post};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::Method;
+use http::request::Parts;
+use http_body_util::{BodyExt, Limited};
+use seawall::client::ask::{Ask, Endpoint, Reply, ReplyBody};
+
+use super::server::Door;
+use super::{admin, admit, reply};
+
+const ROUTE: &str = "x-seawall-route";
+const PROFILE: &str = "x-seawall-profile";
+
+/// Everything that is served.
+pub(crate) fn router(door: Arc<Door>) -> Router {
+    Router::new()
+        .route("/v1/messages", post(messages))
+        .route("/v1/messages/count_tokens", post(count_tokens))
+        .route("/v1/{*rest}", any(other))
+        .route("/api/hello", any(other))
+        .route("/_seawall/health", get(admin::health))
+        .route("/_seawall/ready", get(admin::ready))
+        .route("/_seawall/status", get(admin::status))
+        .route("/_seawall/metrics", get(admin::metrics))
+        .route("/_seawall/", get(admin::page))
+        .fallback(async || reply::not_found())
+        .layer(middleware::from_fn_with_state(Arc::clone(&door), let_in))
+        .with_state(door)
+}
+
+async fn let_in(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
+    let gateway = &door.seawall.config().gateway;
+    match admit::admit(gateway, door.local, request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(stranger) => reply::stranger(stranger),
+    }
+}
+
+async fn messages(State(door): State<Arc<Door>>, request: Request) -> Response {
+    forward(&door, Endpoint::Messages, request).await
+}
+
+async fn count_tokens(State(door): State<Arc<Door>>, request: Request) -> Response {
+    forward(&door, Endpoint::CountTokens, request).await
+}
+
+async fn other(State(door): State<Arc<Door>>, request: Request) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    forward(&door, Endpoint::Other(method, path), request).await
+}
+
+async fn forward(door: &Door, endpoint: Endpoint, request: Request) -> Response {
+    let is_head = *endpoint.method() == Method::HEAD;
+    let (parts, body) = request.into_parts();
+    let body = match read(door, body).await {
+        Ok(body) => body,
+        Err(answer) => return *answer,
+    };
+    let ask = match ask(endpoint, parts, body) {
+        Ok(ask) => ask,
+        Err(message) => return reply::invalid(&message),
+    };
+    match door.seawall.forward(ask).await {
+        Ok(answer) => answered(answer, is_head),
+        Err(error) => reply::failure(error),
+    }
+}
+
+/// Reads a request's body up to the limit.
+async fn read(door: &Door, body: Body) -> Result<Bytes, Box<Response>> {
+    let limit = door.seawall.config().gateway.body_limit;
+    let stated = body.size_hint().lower();
+    if usize::try_from(stated).map_or(true, |stated| stated > limit) {
+        return Err(Box::new(reply::too_large(limit)));
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Box::new(reply::too_large(limit)))
+        }
+        Err(error) => {
+            tracing::debug!(%error, "request body broke off");
+            Err(Box::new(reply::invalid("seawall: the request body broke off")))
+        }
+    }
+}
+
+fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
+    let named = |name: &str| {
+        parts.headers.get(name).map(|value| value.to_str().unwrap_or("?").to_owned())
+    };
+    let profile = match named(PROFILE) {
+        Some(name) => {
+            Some(name.parse().map_err(|why| format!("seawall: {PROFILE}: {name}: {why}"))?)
+        }
+        None => None,
+    };
+    let (route, query) = (named(ROUTE), parts.uri.query().map(str::to_owned));
+    Ok(Ask { endpoint, query, headers: parts.headers, body, route, profile })
+}
+
+fn answered(answer: Reply, is_head: bool) -> Response {
+    let Reply { status, mut headers, body, report, .. } = answer;
+    reply::stamp(&mut headers, &report);
+    let body = match body {
+        ReplyBody::Whole(_) if is_head => Body::empty(),
+        ReplyBody::Whole(bytes) => Body::from(bytes),
+        ReplyBody::Stream(stream) => {
+            Body::from_stream(stream.map(Ok::<Bytes, std::convert::Infallible>))
+        }
+        _ => Body::empty(),
+    };
+    reply::with(status, headers, body)
+}

@@ -1,0 +1,100 @@
+//! The sockets: accept, bound the headers, and let go in good order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
+use metrics_exporter_prometheus::PrometheusHandle;
+use seawall::client::Seawall;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::routes;
+use crate::signal::stop_asked;
+
+/// What every request needs.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) seawall: Seawall,
+    pub(crate) prometheus: PrometheusHandle,
+    pub(crate) local: SocketAddr,
+    pub(crate) draining: AtomicBool,
+}
+
+/// Slow headers are cut off: a client sends them in one packet.
+const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Largest head of a request; the body streams through the same buffer.
+const LARGEST_HEAD: usize = 64 << 10;
+
+/// Pause after an accept that failed, such as for want of file descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// Serves until `stop`, then drains within the configured time.
+pub(crate) async fn run(
+    listener: TcpListener,
+    seawall: Seawall,
+    prometheus: PrometheusHandle,
+    stop: impl Future<Output = ()>,
+) {
+    let fallback = seawall.config().gateway.listen;
+    let local = listener.local_addr().unwrap_or(fallback);
+    let drain = seawall.config().gateway.drain;
+    let draining = AtomicBool::new(false);
+    let door = Arc::new(Door { seawall: seawall.clone(), prometheus, local, draining });
+    let app = TowerToHyperService::new(routes::router(Arc::clone(&door)));
+    let graceful = GracefulShutdown::new();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _)) => spawn(socket, app.clone(), graceful.watcher()),
+                Err(error) => {
+                    tracing::warn!(%error, "could not accept a connection");
+                    sleep(ACCEPT_AGAIN).await;
+                }
+            },
+        }
+    }
+    door.draining.store(true, Ordering::Relaxed);
+    drop(listener);
+    tracing::info!(seconds = drain.as_secs(), "draining");
+    let deadline = Instant::now() + drain;
+    let finish = async {
+        let calls = seawall.drain(deadline).await;
+        let connections = timeout_at(deadline, graceful.shutdown()).await.is_ok();
+        calls && connections
+    };
+    tokio::select! {
+        biased;
+        done = finish => if !done {
+            tracing::warn!("some calls were still under way at the end of the drain");
+        },
+        () = stop_asked() => tracing::warn!("stopped at once by a second signal"),
+    }
+}
+
+fn spawn(socket: TcpStream, app: TowerToHyperService<axum::Router>, watcher: Watcher) {
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY");
+    }
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_WITHIN)
+        .max_buf_size(LARGEST_HEAD)
+        .serve_connection(TokioIo::new(socket), app);
+    let connection = watcher.watch(connection);
+    #[expect(clippy::disallowed_methods, reason = "the graceful shutdown waits for every connection")]
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection");
+        }
+    });
+}
