@@ -187,7 +187,12 @@ async fn open_stream(
         match timeout_at(patience, watched.read_one()).await {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => break,
-            Ok(Err(judged)) => return fail(exchange, attempt, judged, None, learned),
+            Ok(Err(judged)) => {
+                let said = watched.has_error();
+                let answer = if said { Some(watched.into_bytes().await) } else { None };
+                let answer = answer.map(|bytes| (status, headers, bytes));
+                return fail(exchange, attempt, judged, answer, learned);
+            }
             Err(_) if Instant::now() >= content_by => {
                 let judged = judge_timeout(Timeout::FirstContent);
                 return fail(exchange, attempt, judged, None, learned);

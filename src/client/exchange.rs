@@ -113,7 +113,9 @@ impl Exchange {
             attempts: attempt.number,
             rung: attempt.rung,
         };
-        self.telemetry.attempt(attempt.target.name(), status, verdict.label);
+        if let Some(prepared) = self.rungs.get(attempt.rung) {
+            self.telemetry.attempt(&prepared.name, status, verdict.label);
+        }
     }
 
     /// The record of this call up to here.

@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 use seawall_actors::permit::Permit;
 use seawall_actors::verdict::Verdict;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::attempt::settle;
 use super::exchange::{Exchange, Prepared};
@@ -25,6 +25,9 @@ use crate::provider::anthropic::usage::Tokens;
 use crate::transport::sse::SseDecoder;
 use crate::transport::{Body, TransportError};
 use crate::verdict::{Judged, Timeout, judge_broken, judge_timeout, judge_truncated};
+
+/// How long a stream may take to close after its `error` event.
+const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// A stream and everything that has to end with it.
 #[derive(Debug)]
@@ -80,6 +83,11 @@ impl Watched {
         self.watch.has_content() || self.watch.is_stopped()
     }
 
+    /// Whether the provider itself has said that it failed.
+    pub(super) fn has_error(&self) -> bool {
+        self.watch.error().is_some()
+    }
+
     /// Reads one chunk before the commit; `false` at a whole answer's end. Cancel safe.
     pub(super) async fn read_one(&mut self) -> Result<bool, Judged> {
         let Some(chunk) = self.body.next().await else {
@@ -94,6 +102,27 @@ impl Watched {
         match self.watch.error() {
             Some(error) if !self.is_committed() => Err(error.clone()),
             _ => Ok(true),
+        }
+    }
+
+    /// Everything that came, for an answer that turned out to be the provider's own error. The
+    /// rest of it is on its way, if there is any.
+    pub(super) async fn into_bytes(mut self) -> Bytes {
+        let rest = async { while let Ok(true) = self.read_rest().await {} };
+        // Err means that the provider keeps the connection open after its last word.
+        drop(timeout_at(Instant::now() + LAST_WORDS, rest).await);
+        let mut all = BytesMut::new();
+        for chunk in &self.ready {
+            all.extend_from_slice(chunk);
+        }
+        all.extend_from_slice(&self.partial);
+        all.freeze()
+    }
+
+    async fn read_rest(&mut self) -> Result<bool, Judged> {
+        match self.body.next().await {
+            Some(Ok(chunk)) => self.take(&chunk).map(|()| true),
+            _ => Ok(false),
         }
     }
 

@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn an_endless_frame_is_refused_and_stays_refused() {
         let mut decoder = SseDecoder::bounded(16);
-        assert_eq!(decoder.push(b"data: 0123456789", |_| ()), Ok(()));
+        assert_eq!(decoder.push(b"data: 0123456789", |_| ()), Ok(0));
         assert_eq!(decoder.push(b"x", |_| ()), Err(FrameTooLarge { bound: 16 }));
         assert_eq!(
             decoder.push(b"\n\n", |_| ()),

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod breaker_detection;
 #[cfg(test)]
+mod gateway;
+#[cfg(test)]
 mod jitter;
 #[cfg(test)]
 mod metastability;

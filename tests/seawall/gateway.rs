@@ -1,0 +1,288 @@
+//! The real binary between a real client and a real server.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use seawall::sim::recordings::{Recording, Recordings};
+use seawall::sim::{Fault, FaultKind, Settings, Sim, http as sim_http};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+/// `seawall serve` as a process of its own, ended with the test.
+struct Gateway {
+    process: Child,
+    base: String,
+    client: reqwest::Client,
+}
+
+impl Gateway {
+    fn start(upstream: SocketAddr, config: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("seawall-{}-{}", std::process::id(), upstream.port()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("seawall.toml");
+        std::fs::write(&file, config).unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_seawall"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+            .arg(&file)
+            .args(["--upstream", &format!("http://{upstream}")])
+            .env_remove("ANTHROPIC_API_KEY")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let base = line.trim().strip_prefix("seawall listening on ").expect(&line).to_owned();
+        Self { process, base, client: reqwest::Client::new() }
+    }
+
+    fn post(&self, path: &str) -> reqwest::RequestBuilder {
+        self.client
+            .post(format!("{}{path}", self.base))
+            .header("x-api-key", "sk-test")
+            .header("anthropic-version", "2023-06-01")
+            .header("content-type", "application/json")
+    }
+
+    async fn status(&self) -> Value {
+        let answer = self.client.get(format!("{}/_seawall/status", self.base)).send().await;
+        serde_json::from_slice(&answer.unwrap().bytes().await.unwrap()).unwrap()
+    }
+
+    /// Waits, bounded, until nothing is in flight.
+    async fn idle(&self) {
+        for _ in 0..500 {
+            let status = self.status().await;
+            if status["in_flight"] == 0 && status["pool"]["running"] == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("still in flight: {}", self.status().await);
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+async fn sim(settings: Settings) -> (SocketAddr, Arc<Sim>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let sim = Sim::new(settings).unwrap();
+    tokio::spawn(sim_http::serve(listener, Arc::clone(&sim), std::future::pending()));
+    (address, sim)
+}
+
+fn instant(faults: Vec<Fault>) -> Settings {
+    Settings { instant: true, faults, ..Settings::default() }
+}
+
+fn request(stream: bool) -> String {
+    json!({
+        "model": "claude-sonnet-5-5", "max_tokens": 64, "stream": stream,
+        "messages": [{ "role": "user", "content": "hello" }],
+    })
+    .to_string()
+}
+
+fn recordings() -> Arc<Recordings> {
+    let root = std::env::var_os("SEAWALL_RECORDINGS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/recordings"),
+        PathBuf::from,
+    );
+    if root.join("anthropic").is_dir() {
+        return Recordings::load(&root.join("anthropic")).unwrap();
+    }
+    println!("no recordings at {}: own fixtures only", root.display());
+    Arc::new(Recordings::new(fixtures()))
+}
+
+fn fixtures() -> Vec<Recording> {
+    let stream = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\
+        \"usage\":{\"input_tokens\":9,\"output_tokens\":1}}   }\n\nevent: ping\ndata: {\"type\": \"ping\"}\n\n\
+        event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":\
+        {\"type\":\"text\",\"text\":\"\"}}\n\nevent: content_block_delta\ndata: {\"type\":\"content_block_delta\",\
+        \"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"Hi\"}}\n\nevent: content_block_stop\n\
+        data: {\"type\":\"content_block_stop\",\"index\":0}\n\nevent: message_delta\ndata: {\"type\":\
+        \"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":4}}\n\n\
+        event: message_stop\ndata: {\"type\":\"message_stop\"    }\n\n";
+    let error = "event: error\ndata: {\"type\":\"error\",\"error\":{\"details\":null,\"type\":\
+        \"overloaded_error\",\"message\":\"Overloaded\"}            }\n\n";
+    let whole = r#"{"type":"message","content":[],"usage":{"input_tokens":3,"output_tokens":5}}"#;
+    let plain = "upstream connect error or disconnect/reset before headers";
+    [
+        ("stream", 200, "text/event-stream", stream),
+        ("error-stream", 200, "text/event-stream", error),
+        ("whole", 200, "application/json", whole),
+        ("plain-503", 503, "text/plain", plain),
+    ]
+    .into_iter()
+    .map(|(id, status, kind, body)| {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static(kind));
+        Recording {
+            id: id.to_owned(),
+            method: Method::POST,
+            path: "/v1/messages".to_owned(),
+            request_headers: HeaderMap::new(),
+            request_body: Bytes::from(request(status == 200 && kind != "application/json")),
+            status: StatusCode::from_u16(status).unwrap(),
+            headers,
+            body: Bytes::from(body),
+        }
+    })
+    .collect()
+}
+
+const ONE_ATTEMPT: &str = "[routes.default]\nladder = [\"up\"]\nretry = { attempts = 1 }\n[targets.up]\n";
+
+#[tokio::test]
+async fn every_recorded_exchange_passes_byte_for_byte_at_any_chunking() {
+    let recordings = recordings();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = Arc::clone(&recordings);
+    tokio::spawn(sim_http::serve_recordings(listener, served, std::future::pending()));
+    let gateway = Gateway::start(address, ONE_ATTEMPT);
+    for (n, recording) in recordings.all().iter().enumerate() {
+        let body = match recording.request_body.is_empty() {
+            true if recording.method == Method::POST => Bytes::from_static(b"{}"),
+            _ => recording.request_body.clone(),
+        };
+        let answer = gateway
+            .client
+            .request(recording.method.clone(), format!("{}{}", gateway.base, recording.path))
+            // A key for each, since some of them stop the quota of theirs.
+            .header("x-api-key", format!("sk-{n}"))
+            .header("x-sim-recording", &recording.id)
+            .header("x-sim-chunks", n.to_string())
+            .body(body)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), recording.status, "{}", recording.id);
+        for name in ["request-id", "content-type", "retry-after", "x-should-retry"] {
+            if let Some(recorded) = recording.headers.get(name) {
+                assert_eq!(answer.headers().get(name), Some(recorded), "{}: {name}", recording.id);
+            }
+        }
+        let passed = answer.bytes().await.unwrap();
+        assert!(passed == recording.body, "{}: the body changed", recording.id);
+    }
+    gateway.idle().await;
+}
+
+#[tokio::test]
+async fn an_overloaded_answer_is_retried_unseen() {
+    let faults = vec![Fault::new(FaultKind::Overloaded).on_attempts(1, 2)];
+    let (address, sim) = sim(instant(faults)).await;
+    let gateway = Gateway::start(address, "");
+    let answer = gateway.post("/v1/messages").body(request(false)).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["x-seawall-attempts"], "3");
+    assert_eq!(sim.stats().answered(529), 2);
+    let metrics = gateway.client.get(format!("{}/_seawall/metrics", gateway.base)).send().await;
+    let metrics = metrics.unwrap().text().await.unwrap();
+    assert!(metrics.contains(r#"status="529",verdict="overloaded"} 2"#), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_stream_cut_after_content_ends_in_an_error_event() {
+    let cut = Fault { after_events: Some(6), ..Fault::new(FaultKind::CutStream) };
+    let (address, _sim) = sim(instant(vec![cut])).await;
+    let gateway = Gateway::start(address, "");
+    let answer = gateway.post("/v1/messages").body(request(true)).send().await.unwrap();
+    let body = answer.text().await.unwrap();
+    assert!(body.contains("content_block_delta"), "{body}");
+    assert!(!body.contains("message_stop"), "{body}");
+    let last = body.trim_end().rsplit("\n\n").next().unwrap();
+    assert!(last.starts_with("event: error\ndata: {"), "{last}");
+    gateway.idle().await;
+}
+
+#[tokio::test]
+async fn what_the_gateway_refuses_is_refused_in_the_providers_shape() {
+    let (address, sim) = sim(instant(Vec::new())).await;
+    let gateway = Gateway::start(address, "[gateway]\nbody_limit = \"1MiB\"\n");
+    let big = vec![b' '; 2 << 20];
+    let cases = [
+        (gateway.post("/v1/messages").body("{no json"), 400, "invalid_request_error"),
+        (gateway.post("/v1/messages").body(big), 413, "request_too_large"),
+        (gateway.post("/v1/messages").header("host", "evil.example"), 403, "permission_error"),
+        (gateway.post("/v1/messages").header("origin", "https://e.example"), 403, "permission_error"),
+        (gateway.post("/v1/messages").header("x-seawall-route", "none"), 400, "invalid_request_error"),
+        (gateway.post("/nowhere"), 404, "not_found_error"),
+    ];
+    for (asked, status, kind) in cases {
+        let answer = asked.send().await.unwrap();
+        assert_eq!(answer.status(), status, "{kind}");
+        assert_eq!(answer.headers()["x-should-retry"], "false");
+        let body: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+        assert_eq!(body["type"], "error");
+        assert_eq!(body["error"]["type"], kind);
+    }
+    assert_eq!(sim.stats().attempts, 0);
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_stops_the_provider() {
+    let stall = Fault::new(FaultKind::StallBeforeContent);
+    let (address, sim) = sim(instant(vec![stall])).await;
+    let gateway = Gateway::start(address, "");
+    let asked = gateway.post("/v1/messages").body(request(true)).send();
+    drop(tokio::time::timeout(Duration::from_millis(300), asked).await);
+    gateway.idle().await;
+    for _ in 0..500 {
+        if sim.stats().in_flight == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the provider still works for nobody");
+}
+
+#[tokio::test]
+async fn an_upstream_that_nobody_answers_gives_a_clear_error() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let gateway = Gateway::start(address, ONE_ATTEMPT);
+    let answer = gateway.post("/v1/messages").body(request(false)).send().await.unwrap();
+    assert_eq!(answer.status(), 502);
+    let body = answer.text().await.unwrap();
+    assert!(body.contains("could not connect to the provider"), "{body}");
+    gateway.idle().await;
+}
+
+#[tokio::test]
+async fn a_used_port_and_a_broken_config_say_what_to_do() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let run = |args: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_seawall")).args(args).output().unwrap()
+    };
+    let used = run(&["serve", "--listen", &address]);
+    assert_eq!(used.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&used.stderr).contains("cannot listen on"));
+    let folder = std::env::temp_dir().join(format!("seawall-broken-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("broken.toml");
+    std::fs::write(&file, "[targts.a]\n").unwrap();
+    let broken = run(&["serve", "--config", file.to_str().unwrap()]);
+    assert_eq!(broken.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&broken.stderr).into_owned();
+    assert!(said.contains("broken.toml:1") && said.contains("targets"), "{said}");
+    let open = run(&["serve", "--listen", "0.0.0.0:0"]);
+    assert_eq!(open.status.code(), Some(2));
+}
