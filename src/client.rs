@@ -145,7 +145,11 @@ impl Seawall {
         rungs: Vec<Rung>,
     ) -> Result<Call, Error> {
         let profile = exchange.profile;
-        let priority = if ask.profile.is_some() { profile.priority() } else { route.priority };
+        let priority = if ask.profile.is_some() {
+            profile.priority()
+        } else {
+            route.priority
+        };
         let patience = match ask.profile {
             Some(profile) => profile.wait_limit(exchange.timeouts.total),
             None => route.wait,
@@ -181,7 +185,9 @@ impl Seawall {
         route: &Route,
     ) -> Result<(Exchange, Vec<Rung>), Error> {
         let profile = ask.profile.unwrap_or(route.profile);
-        let timeouts = ask.profile.map_or(route.timeouts, crate::profile::Profile::timeouts);
+        let timeouts = ask
+            .profile
+            .map_or(route.timeouts, crate::profile::Profile::timeouts);
         let model = view.and_then(|view| view.model.as_deref());
         let mut exchange = Exchange {
             call: Arc::clone(call),
@@ -199,8 +205,12 @@ impl Seawall {
         };
         let mut rungs = Vec::new();
         for rung in &route.ladder {
-            let config::Rung::Target(name) = rung else { continue };
-            let Some(settings) = self.shared.config.targets.get(name) else { continue };
+            let config::Rung::Target(name) = rung else {
+                continue;
+            };
+            let Some(settings) = self.shared.config.targets.get(name) else {
+                continue;
+            };
             let (prepared, rung) = self.rung(name, settings, ask, view, &exchange).await?;
             exchange.rungs.push(Arc::new(prepared));
             rungs.push(rung);
@@ -229,12 +239,21 @@ impl Seawall {
         let mut headers = wire::request_headers(&ask.headers);
         credential.apply(&mut headers);
         if !headers.contains_key(wire::VERSION) {
-            headers.insert(wire::VERSION, HeaderValue::from_static(wire::DEFAULT_VERSION));
+            headers.insert(
+                wire::VERSION,
+                HeaderValue::from_static(wire::DEFAULT_VERSION),
+            );
         }
         let (target, expectation) = self
             .shared
             .targets
-            .resolve(&self.shared, name, settings, &ask.endpoint, (model, &credential))
+            .resolve(
+                &self.shared,
+                name,
+                settings,
+                &ask.endpoint,
+                (model, &credential),
+            )
             .await?;
         let estimated = view.map_or(0, |view| estimate_input(model.unwrap_or(""), view));
         let cost = match ask.endpoint {
@@ -243,7 +262,11 @@ impl Seawall {
                 input: expectation.input(estimated),
                 output: expectation.output(view.and_then(|view| view.max_tokens)),
             },
-            _ => Cost { requests: 1, input: 0, output: 0 },
+            _ => Cost {
+                requests: 1,
+                input: 0,
+                output: 0,
+            },
         };
         let prepared = Prepared {
             name: name.into(),
@@ -276,7 +299,11 @@ impl Seawall {
                 .map_err(|_| Error::NoCredential)
         };
         let guarded = !self.shared.config.gateway.client_keys.is_empty();
-        let brought = if guarded { None } else { Credential::from_headers(from_client) };
+        let brought = if guarded {
+            None
+        } else {
+            Credential::from_headers(from_client)
+        };
         let theirs = |credential| (credential, "the caller's own header".to_owned());
         match &settings.credential {
             config::Credential::Caller => brought.map(theirs).ok_or(Error::NoCredential),
@@ -299,7 +326,9 @@ impl Seawall {
         let rung = exchange.rungs.get(report.rung);
         let mut told = Report {
             call: Arc::clone(&exchange.call),
-            rung: rung.filter(|_| report.attempts > 0).map_or("".into(), |r| Arc::clone(&r.name)),
+            rung: rung
+                .filter(|_| report.attempts > 0)
+                .map_or("".into(), |r| Arc::clone(&r.name)),
             attempts: report.attempts,
             queued: report.queued,
             degraded: report.rung > 0,
@@ -313,7 +342,11 @@ impl Seawall {
                 if let CallError::Refused(rejected) = &error {
                     record.verdict = rejected.why.as_str();
                 }
-                if let Some(text) = route.static_text.as_deref().filter(|_| fixed::serves(&error)) {
+                if let Some(text) = route
+                    .static_text
+                    .as_deref()
+                    .filter(|_| fixed::serves(&error))
+                {
                     record.verdict = "static";
                     exchange.finish(&record);
                     told.rung = "static".into();
@@ -334,8 +367,15 @@ fn answered(
     told: Report,
     report: &CallReport,
 ) -> Reply {
-    let Answer { status, headers, body } = answer;
-    let request_id = headers.get("request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let Answer {
+        status,
+        headers,
+        body,
+    } = answer;
+    let request_id = headers
+        .get("request-id")
+        .and_then(|id| id.to_str().ok())
+        .map(str::to_owned);
     let headers = wire::response_headers(&headers, matches!(body, AnswerBody::Whole { .. }));
     let body = match body {
         AnswerBody::Whole { bytes, usage } => {
@@ -355,17 +395,33 @@ fn answered(
             ReplyBody::Stream(ReplyStream(watched))
         }
     };
-    Reply { status, headers, body, report: told }
+    Reply {
+        status,
+        headers,
+        body,
+        report: told,
+    }
 }
 
 fn failed(exchange: &Exchange, error: CallError<Failure>, report: Report) -> Error {
     match error {
-        CallError::Failed { error: Failure { judged, answer, rung }, .. } => {
+        CallError::Failed {
+            error:
+                Failure {
+                    judged,
+                    answer,
+                    rung,
+                },
+            ..
+        } => {
             let (judged, report) = (Box::new(judged), Box::new(report));
             let Some((status, headers, body)) = answer else {
                 return Error::Unanswered { judged, report };
             };
-            let source = exchange.rungs.get(rung).map(|rung| rung.credential_source.to_string());
+            let source = exchange
+                .rungs
+                .get(rung)
+                .map(|rung| rung.credential_source.to_string());
             Error::Provider {
                 status,
                 headers: wire::response_headers(&headers, true),
@@ -416,6 +472,8 @@ fn estimate_input(model: &str, view: &RequestView) -> u64 {
 
 impl fmt::Debug for Seawall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seawall").field("system", &self.shared.system).finish_non_exhaustive()
+        f.debug_struct("Seawall")
+            .field("system", &self.shared.system)
+            .finish_non_exhaustive()
     }
 }

@@ -119,7 +119,11 @@ impl Error {
     #[must_use]
     pub fn advice(&self) -> String {
         match self {
-            Self::Provider { judged, credential_source, .. } => judged.advice(credential_source),
+            Self::Provider {
+                judged,
+                credential_source,
+                ..
+            } => judged.advice(credential_source),
             Self::Unanswered { judged, .. } => judged.advice("the caller"),
             _ => String::new(),
         }

@@ -118,7 +118,11 @@ impl Telemetry {
             return counter.increment(1);
         }
         let mut attempts = self.shared.attempts.write();
-        let label = if attempts.len() < MOST_SERIES { target.to_string() } else { "other".into() };
+        let label = if attempts.len() < MOST_SERIES {
+            target.to_string()
+        } else {
+            "other".into()
+        };
         attempts
             .entry(key)
             .or_insert_with(|| {
@@ -131,13 +135,21 @@ impl Telemetry {
     }
 
     fn call_metrics(&self, record: &CallRecord) -> Arc<CallMetrics> {
-        let key = (Arc::clone(&record.route), record.profile.as_str(), record.verdict);
+        let key = (
+            Arc::clone(&record.route),
+            record.profile.as_str(),
+            record.verdict,
+        );
         if let Some(found) = self.shared.calls.read().get(&key) {
             return Arc::clone(found);
         }
         let mut calls = self.shared.calls.write();
         let full = calls.len() >= MOST_SERIES;
-        let route = if full { "other".to_owned() } else { record.route.to_string() };
+        let route = if full {
+            "other".to_owned()
+        } else {
+            record.route.to_string()
+        };
         let profile = record.profile.as_str();
         let made = calls.entry(key).or_insert_with(|| {
             Arc::new(CallMetrics {
@@ -160,10 +172,12 @@ impl Telemetry {
             return Arc::clone(found);
         }
         let plain = prices::normalise(model);
-        let label = if known { plain.to_owned() } else { "unknown".to_owned() };
-        let tokens = |kind: &'static str| {
-            counter!("seawall_tokens_total", "model" => label.clone(), "kind" => kind)
+        let label = if known {
+            plain.to_owned()
+        } else {
+            "unknown".to_owned()
         };
+        let tokens = |kind: &'static str| counter!("seawall_tokens_total", "model" => label.clone(), "kind" => kind);
         let made = Arc::new(ModelMetrics {
             input: tokens("input"),
             output: tokens("output"),
@@ -186,15 +200,21 @@ pub(crate) fn finish(telemetry: &Telemetry, record: &CallRecord) {
     let total = record.began.elapsed();
     let waited = record.queued + record.backed_off;
     let upstream = Duration::from_micros(record.upstream_us);
-    let to_content = record.first_content.map_or(total, |at| at.duration_since(record.began));
+    let to_content = record
+        .first_content
+        .map_or(total, |at| at.duration_since(record.began));
     let overhead = to_content.saturating_sub(upstream).saturating_sub(waited);
     let metrics = telemetry.call_metrics(record);
     metrics.calls.increment(1);
     metrics.total.record(total.as_secs_f64());
     metrics.queued.record(record.queued.as_secs_f64());
     metrics.overhead.record(overhead.as_secs_f64());
-    metrics.retries.record(f64::from(record.attempts.saturating_sub(1)));
-    let ttft = record.first_content.map(|at| at.duration_since(record.began));
+    metrics
+        .retries
+        .record(f64::from(record.attempts.saturating_sub(1)));
+    let ttft = record
+        .first_content
+        .map(|at| at.duration_since(record.began));
     if let Some(ttft) = ttft {
         metrics.ttft.record(ttft.as_secs_f64());
     }
@@ -228,11 +248,15 @@ pub(crate) fn finish(telemetry: &Telemetry, record: &CallRecord) {
 
 /// Counts tokens and cost; returns the cost in nano-dollars.
 fn bill(telemetry: &Telemetry, record: &CallRecord) -> u64 {
-    let (Some(model), tokens) = (&record.model, record.tokens) else { return 0 };
+    let (Some(model), tokens) = (&record.model, record.tokens) else {
+        return 0;
+    };
     if tokens == Tokens::default() {
         return 0;
     }
-    let today = jiff::tz::Offset::UTC.to_datetime(jiff::Timestamp::now()).date();
+    let today = jiff::tz::Offset::UTC
+        .to_datetime(jiff::Timestamp::now())
+        .date();
     let terms = Terms::on(Day(today.year(), today.month(), today.day()));
     let priced = prices::Tokens {
         input: tokens.input,
@@ -247,7 +271,9 @@ fn bill(telemetry: &Telemetry, record: &CallRecord) -> u64 {
     metrics.input.increment(tokens.input);
     metrics.output.increment(tokens.output);
     metrics.cache_read.increment(tokens.cache_read);
-    metrics.cache_write.increment(tokens.cache_write_5m + tokens.cache_write_1h);
+    metrics
+        .cache_write
+        .increment(tokens.cache_write_5m + tokens.cache_write_1h);
     metrics.cost.increment(nano);
     if let Some(unpriced) = &metrics.unpriced {
         unpriced.increment(1);

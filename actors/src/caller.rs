@@ -405,7 +405,11 @@ where
 
     /// The time that an attempt needs to have a good chance: twice what is usual there.
     fn useful_time(&self, target: &Target) -> Duration {
-        target.breaker().typical().saturating_mul(2).max(self.call.retry.min_useful())
+        target
+            .breaker()
+            .typical()
+            .saturating_mul(2)
+            .max(self.call.retry.min_useful())
     }
 
     /// Makes one attempt. The error is absent when the attempt had none of its own to show.

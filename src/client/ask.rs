@@ -45,7 +45,14 @@ impl Ask {
     #[must_use]
     pub fn messages(headers: HeaderMap, body: Bytes) -> Self {
         let endpoint = Endpoint::Messages;
-        Self { endpoint, query: None, headers, body, route: None, profile: None }
+        Self {
+            endpoint,
+            query: None,
+            headers,
+            body,
+            route: None,
+            profile: None,
+        }
     }
 }
 

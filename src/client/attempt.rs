@@ -57,10 +57,7 @@ const LARGEST_ANSWER: usize = 64 << 20;
 const WAIT_OUT_LOUD: Duration = Duration::from_secs(20);
 
 /// Makes one attempt.
-pub(super) async fn attempt(
-    exchange: Arc<Exchange>,
-    attempt: Attempt,
-) -> Outcome<Answer, Failure> {
+pub(super) async fn attempt(exchange: Arc<Exchange>, attempt: Attempt) -> Outcome<Answer, Failure> {
     let began = Instant::now();
     let Some(prepared) = exchange.rung(attempt.rung) else {
         return fail(&exchange, &attempt, judge_truncated(), None, None);
@@ -93,7 +90,11 @@ async fn send(
             return fail(exchange, attempt, judge_broken(broken.kind), None, None);
         }
         Err(_) => {
-            let which = if exchange.streams { Timeout::Headers } else { Timeout::Total };
+            let which = if exchange.streams {
+                Timeout::Headers
+            } else {
+                Timeout::Total
+            };
             return fail(exchange, attempt, judge_timeout(which), None, None);
         }
     };
@@ -103,7 +104,7 @@ async fn send(
     if !response.status.is_success() {
         return refused(exchange, attempt, response, learned, now).await;
     }
-    if is_event_stream(&response.headers) {
+    if is_event_stream(&response.headers, exchange.streams) {
         return open_stream(exchange, prepared, attempt, response, learned).await;
     }
     whole(exchange, attempt, response, learned, patience).await
@@ -117,13 +118,21 @@ async fn whole(
     learned: Option<Learned>,
     patience: Instant,
 ) -> Outcome<Answer, Failure> {
-    let Response { status, headers, body } = response;
+    let Response {
+        status,
+        headers,
+        body,
+    } = response;
     let now = Timestamp::now();
     let bytes = match collect(body, patience).await {
         Ok(bytes) => bytes,
         Err(judged) => return fail(exchange, attempt, judged, None, learned),
     };
-    let judged = if exchange.is_json() { judge_answer(&headers, &bytes, now) } else { Judged::ok() };
+    let judged = if exchange.is_json() {
+        judge_answer(&headers, &bytes, now)
+    } else {
+        Judged::ok()
+    };
     if !judged.verdict.is_ok() {
         return fail(exchange, attempt, judged, None, learned);
     }
@@ -132,7 +141,11 @@ async fn whole(
     exchange.count_attempt(attempt, status.as_u16(), &Verdict::OK);
     let body = AnswerBody::Whole { bytes, usage };
     Outcome::Ended {
-        result: Ok(Answer { status, headers, body }),
+        result: Ok(Answer {
+            status,
+            headers,
+            body,
+        }),
         verdict: Verdict::OK,
         cost,
         learned,
@@ -147,15 +160,24 @@ async fn refused(
     learned: Option<Learned>,
     now: Timestamp,
 ) -> Outcome<Answer, Failure> {
-    let Response { status, headers, body } = response;
-    let patience = attempt.deadline.min(Instant::now() + exchange.timeouts.stall);
+    let Response {
+        status,
+        headers,
+        body,
+    } = response;
+    let patience = attempt
+        .deadline
+        .min(Instant::now() + exchange.timeouts.stall);
     let (bytes, broken) = match collect(body, patience).await {
         Ok(bytes) => (bytes, false),
         Err(_) => (Bytes::new(), true),
     };
     let judged = judge(status, &headers, &bytes, now);
     let learned = match judged.stop_for.or_else(|| quota_pause(&judged.verdict)) {
-        Some(pause) => Some(Learned { stop_for: Some(pause), ..learned.unwrap_or_default() }),
+        Some(pause) => Some(Learned {
+            stop_for: Some(pause),
+            ..learned.unwrap_or_default()
+        }),
         None => learned,
     };
     let answer = (!broken).then_some((status, headers, bytes));
@@ -178,9 +200,15 @@ async fn open_stream(
     response: Response,
     learned: Option<Learned>,
 ) -> Outcome<Answer, Failure> {
-    let Response { status, headers, body } = response;
+    let Response {
+        status,
+        headers,
+        body,
+    } = response;
     let mut watched = Watched::new(Arc::clone(exchange), Arc::clone(prepared), body);
-    let content_by = attempt.deadline.min(Instant::now() + exchange.timeouts.first_content);
+    let content_by = attempt
+        .deadline
+        .min(Instant::now() + exchange.timeouts.first_content);
     let aloud = exchange.began + WAIT_OUT_LOUD;
     while !watched.is_committed() {
         let patience = content_by.min(aloud.max(Instant::now()));
@@ -189,7 +217,11 @@ async fn open_stream(
             Ok(Ok(false)) => break,
             Ok(Err(judged)) => {
                 let said = watched.has_error();
-                let answer = if said { Some(watched.into_bytes().await) } else { None };
+                let answer = if said {
+                    Some(watched.into_bytes().await)
+                } else {
+                    None
+                };
                 let answer = answer.map(|bytes| (status, headers, bytes));
                 return fail(exchange, attempt, judged, answer, learned);
             }
@@ -208,7 +240,11 @@ async fn open_stream(
         permit.learn(learned);
     }
     watched.commit(permit, attempt.number, status.as_u16());
-    Outcome::Committed(Answer { status, headers, body: AnswerBody::Stream(Box::new(watched)) })
+    Outcome::Committed(Answer {
+        status,
+        headers,
+        body: AnswerBody::Stream(Box::new(watched)),
+    })
 }
 
 fn fail(
@@ -224,7 +260,11 @@ fn fail(
     // A status line without a success means that the provider did not process the request.
     let cost = (status != 0).then_some(Cost::ZERO);
     Outcome::Ended {
-        result: Err(Failure { judged, answer, rung: attempt.rung }),
+        result: Err(Failure {
+            judged,
+            answer,
+            rung: attempt.rung,
+        }),
         verdict,
         cost,
         learned,
@@ -233,8 +273,12 @@ fn fail(
 
 async fn collect(mut body: Body, patience: Instant) -> Result<Bytes, Judged> {
     let read = async {
-        let Some(first) = body.next().await.transpose()? else { return Ok(Some(Bytes::new())) };
-        let Some(second) = body.next().await.transpose()? else { return Ok(Some(first)) };
+        let Some(first) = body.next().await.transpose()? else {
+            return Ok(Some(Bytes::new()));
+        };
+        let Some(second) = body.next().await.transpose()? else {
+            return Ok(Some(first));
+        };
         let mut all = BytesMut::from(first);
         all.extend_from_slice(&second);
         while let Some(chunk) = body.next().await.transpose()? {
@@ -256,20 +300,33 @@ async fn collect(mut body: Body, patience: Instant) -> Result<Bytes, Judged> {
     }
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers
+/// Whether an answer is a stream: as it says, or, where a proxy garbled or took the word, as asked.
+fn is_event_stream(headers: &HeaderMap, asked: bool) -> bool {
+    match headers
         .get(CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"))
+        .map(|kind| kind.as_bytes().to_ascii_lowercase())
+    {
+        Some(kind) if kind.contains(&b'/') => kind.starts_with(b"text/event-stream"),
+        Some(_) | None => asked,
+    }
 }
 
 /// What an answer of known usage costs its quota.
 pub(super) const fn true_cost(tokens: Tokens) -> Cost {
-    Cost { requests: 1, input: tokens.quota_input(), output: tokens.output }
+    Cost {
+        requests: 1,
+        input: tokens.quota_input(),
+        output: tokens.output,
+    }
 }
 
 /// Ends the attempt of a stream.
 pub(super) fn settle(permit: Permit, verdict: &Verdict, tokens: Tokens) {
-    let cost = if tokens.input == 0 && tokens.output == 0 { None } else { Some(true_cost(tokens)) };
+    let cost = if tokens.input == 0 && tokens.output == 0 {
+        None
+    } else {
+        Some(true_cost(tokens))
+    };
     permit.finish(verdict, cost);
 }
 
@@ -285,7 +342,11 @@ fn learned(limits: &RateLimits) -> Option<Learned> {
         })
     };
     Some(Learned {
-        axes: [word(&limits.requests), word(&limits.input), word(&limits.output)],
+        axes: [
+            word(&limits.requests),
+            word(&limits.input),
+            word(&limits.output),
+        ],
         stop_for: None,
     })
 }

@@ -76,7 +76,9 @@ impl Builder {
             transports,
             telemetry: Telemetry::default(),
         };
-        Ok(Seawall { shared: Arc::new(shared) })
+        Ok(Seawall {
+            shared: Arc::new(shared),
+        })
     }
 }
 
@@ -97,6 +99,8 @@ fn http(config: &Config) -> Result<(Arc<dyn Transport>, Transports), StartError>
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }

@@ -93,7 +93,11 @@ impl Exchange {
                 let now = Instant::now();
                 let left = deadline.saturating_duration_since(now);
                 let share = left.mul_f64(WHOLE_SHARE);
-                if left.saturating_sub(share) < LEAST_REST { deadline } else { now + share }
+                if left.saturating_sub(share) < LEAST_REST {
+                    deadline
+                } else {
+                    now + share
+                }
             }
             Profile::Standard | Profile::Batch => deadline,
         }
@@ -102,7 +106,8 @@ impl Exchange {
     /// Whether a success must be a JSON document.
     pub(super) fn is_json(&self) -> bool {
         matches!(self.endpoint, Endpoint::Messages | Endpoint::CountTokens)
-            || self.endpoint.method() == Method::GET && self.endpoint.path().starts_with("/v1/models")
+            || self.endpoint.method() == Method::GET
+                && self.endpoint.path().starts_with("/v1/models")
     }
 
     /// Counts one finished attempt. Status 0 means that none came.
@@ -114,7 +119,8 @@ impl Exchange {
             rung: attempt.rung,
         };
         if let Some(prepared) = self.rungs.get(attempt.rung) {
-            self.telemetry.attempt(&prepared.name, status, verdict.label);
+            self.telemetry
+                .attempt(&prepared.name, status, verdict.label);
         }
     }
 
@@ -127,7 +133,9 @@ impl Exchange {
             route: Arc::clone(&self.route),
             profile: self.profile,
             target: prepared.map(|p| Arc::clone(&p.name)),
-            model: prepared.and_then(|p| p.model.clone()).or_else(|| self.model.clone()),
+            model: prepared
+                .and_then(|p| p.model.clone())
+                .or_else(|| self.model.clone()),
             rung: last.rung,
             attempts: last.attempts,
             status: last.status,

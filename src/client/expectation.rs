@@ -26,8 +26,13 @@ struct Learned {
 
 impl Expectation {
     pub(super) fn new() -> Self {
-        let learned = Learned { input: Correction::new(), output: FIRST_OUTPUT * WEIGHT };
-        Self { learned: Mutex::new(learned) }
+        let learned = Learned {
+            input: Correction::new(),
+            output: FIRST_OUTPUT * WEIGHT,
+        };
+        Self {
+            learned: Mutex::new(learned),
+        }
     }
 
     /// The estimate as this target's past corrects it. What a cache serves is not charged, and so
@@ -46,6 +51,9 @@ impl Expectation {
         let mut learned = self.learned.lock();
         learned.input.learn(estimated, tokens.quota_input());
         let mean = learned.output / WEIGHT;
-        learned.output = learned.output.saturating_sub(mean).saturating_add(tokens.output);
+        learned.output = learned
+            .output
+            .saturating_sub(mean)
+            .saturating_add(tokens.output);
     }
 }

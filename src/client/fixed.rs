@@ -54,16 +54,27 @@ pub(super) fn reply(exchange: &Exchange, text: &str, report: Report) -> Reply {
             json!({ "type": "message_stop" }),
         ];
         let stream = events.iter().fold(String::new(), |stream, event| {
-            let name = event.get("type").and_then(|name| name.as_str()).unwrap_or_default();
+            let name = event
+                .get("type")
+                .and_then(|name| name.as_str())
+                .unwrap_or_default();
             format!("{stream}event: {name}\ndata: {event}\n\n")
         });
         ("text/event-stream; charset=utf-8", stream)
     } else {
         let content = json!([{ "type": "text", "text": text }]);
-        ("application/json", message(content, json!("end_turn")).to_string())
+        (
+            "application/json",
+            message(content, json!("end_turn")).to_string(),
+        )
     };
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     let body = ReplyBody::Whole(Bytes::from(body));
-    Reply { status: StatusCode::OK, headers, body, report }
+    Reply {
+        status: StatusCode::OK,
+        headers,
+        body,
+        report,
+    }
 }

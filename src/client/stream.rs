@@ -132,7 +132,12 @@ impl Watched {
         let alarm = Box::pin(sleep_until(now + self.exchange.timeouts.stall));
         self.last_event = now;
         self.first_content.get_or_insert(now);
-        self.committed = Some(Committed { permit: Some(permit), number, status, alarm });
+        self.committed = Some(Committed {
+            permit: Some(permit),
+            number,
+            status,
+            alarm,
+        });
     }
 
     /// Notes, for the call's record, what the call waited for before this answer.
@@ -154,7 +159,9 @@ impl Watched {
         let whole = self.decoder.push(chunk, |frame| {
             alive |= watch.see(frame, now) != Seen::Ping;
         });
-        let Ok(whole) = whole else { return Err(judge_truncated()) };
+        let Ok(whole) = whole else {
+            return Err(judge_truncated());
+        };
         if alive {
             self.last_event = Instant::now();
         }
@@ -172,7 +179,8 @@ impl Watched {
             self.partial.extend_from_slice(&events);
             self.ready.push_back(self.partial.split().freeze());
         }
-        self.partial.extend_from_slice(chunk.get(whole..).unwrap_or_default());
+        self.partial
+            .extend_from_slice(chunk.get(whole..).unwrap_or_default());
         Ok(())
     }
 
@@ -262,13 +270,20 @@ impl Watched {
     /// What was used, as far as it is known.
     fn tokens(&self) -> Tokens {
         let billed = self.watch.usage().billed();
-        Tokens { output: self.watch.output_floor(), ..billed }
+        Tokens {
+            output: self.watch.output_floor(),
+            ..billed
+        }
     }
 
     /// Ends the attempt, once.
     fn settle(&mut self, verdict: &Verdict) {
-        let Some(committed) = &mut self.committed else { return };
-        let Some(permit) = committed.permit.take() else { return };
+        let Some(committed) = &mut self.committed else {
+            return;
+        };
+        let Some(permit) = committed.permit.take() else {
+            return;
+        };
         let (number, status) = (committed.number, committed.status);
         let tokens = self.tokens();
         if verdict.is_ok() {
@@ -280,7 +295,9 @@ impl Watched {
             last.label = verdict.label;
             last.attempts = number;
         }
-        self.exchange.telemetry.attempt(&self.prepared.name, status, verdict.label);
+        self.exchange
+            .telemetry
+            .attempt(&self.prepared.name, status, verdict.label);
         let mut record = self.exchange.record();
         record.first_content = self.first_content;
         record.tokens = tokens;

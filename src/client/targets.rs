@@ -84,7 +84,10 @@ impl Targets {
         }
         let quota = match quota {
             Some(quota) => {
-                let configured = settings.quota.as_ref().and_then(|q| shared.config.quotas.get(q));
+                let configured = settings
+                    .quota
+                    .as_ref()
+                    .and_then(|q| shared.config.quotas.get(q));
                 let spec = spec_of(&shared.config, configured);
                 Some(system.quota(&quota, spec).await?)
             }
@@ -123,7 +126,9 @@ impl Targets {
             expectations.retain(|_, expectation| Arc::strong_count(expectation) > 1);
         }
         Arc::clone(
-            expectations.entry(full.into()).or_insert_with(|| Arc::new(Expectation::new())),
+            expectations
+                .entry(full.into())
+                .or_insert_with(|| Arc::new(Expectation::new())),
         )
     }
 }
@@ -148,8 +153,14 @@ fn quota_name(
 
 fn spec_of(config: &config::Config, quota: Option<&config::QuotaSettings>) -> QuotaSpec {
     let Some(quota) = quota else {
-        let settings = QuotaSettings { burst: LEARNED_BURST, ..QuotaSettings::default() };
-        return QuotaSpec { settings, ..QuotaSpec::default() };
+        let settings = QuotaSettings {
+            burst: LEARNED_BURST,
+            ..QuotaSettings::default()
+        };
+        return QuotaSpec {
+            settings,
+            ..QuotaSpec::default()
+        };
     };
     let settings = QuotaSettings {
         requests_per_minute: quota.requests_per_minute,
@@ -158,12 +169,19 @@ fn spec_of(config: &config::Config, quota: Option<&config::QuotaSettings>) -> Qu
         burst: quota.burst.mul_f64(BURST_SHARE),
         ..QuotaSettings::default()
     };
-    let longest = config.routes.values().map(|route| route.timeouts.total).max();
+    let longest = config
+        .routes
+        .values()
+        .map(|route| route.timeouts.total)
+        .max();
     let queue_bound = match (quota.requests_per_minute, longest) {
         (Some(rate), Some(total)) => queue_bound(rate, total),
         _ => QuotaSpec::default().queue_bound,
     };
-    QuotaSpec { settings, queue_bound }
+    QuotaSpec {
+        settings,
+        queue_bound,
+    }
 }
 
 /// The longest queue in which nobody waits for longer than their share of the deadline.

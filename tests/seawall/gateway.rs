@@ -23,7 +23,11 @@ struct Gateway {
 
 impl Gateway {
     fn start(upstream: SocketAddr, config: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("seawall-{}-{}", std::process::id(), upstream.port()));
+        let folder = std::env::temp_dir().join(format!(
+            "seawall-{}-{}",
+            std::process::id(),
+            upstream.port()
+        ));
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("seawall.toml");
         std::fs::write(&file, config).unwrap();
@@ -39,8 +43,16 @@ impl Gateway {
         let mut line = String::new();
         let mut stdout = BufReader::new(process.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
-        let base = line.trim().strip_prefix("seawall listening on ").expect(&line).to_owned();
-        Self { process, base, client: reqwest::Client::new() }
+        let base = line
+            .trim()
+            .strip_prefix("seawall listening on ")
+            .expect(&line)
+            .to_owned();
+        Self {
+            process,
+            base,
+            client: reqwest::Client::new(),
+        }
     }
 
     fn post(&self, path: &str) -> reqwest::RequestBuilder {
@@ -52,7 +64,11 @@ impl Gateway {
     }
 
     async fn status(&self) -> Value {
-        let answer = self.client.get(format!("{}/_seawall/status", self.base)).send().await;
+        let answer = self
+            .client
+            .get(format!("{}/_seawall/status", self.base))
+            .send()
+            .await;
         serde_json::from_slice(&answer.unwrap().bytes().await.unwrap()).unwrap()
     }
 
@@ -80,12 +96,20 @@ async fn sim(settings: Settings) -> (SocketAddr, Arc<Sim>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let sim = Sim::new(settings).unwrap();
-    tokio::spawn(sim_http::serve(listener, Arc::clone(&sim), std::future::pending()));
+    tokio::spawn(sim_http::serve(
+        listener,
+        Arc::clone(&sim),
+        std::future::pending(),
+    ));
     (address, sim)
 }
 
 fn instant(faults: Vec<Fault>) -> Settings {
-    Settings { instant: true, faults, ..Settings::default() }
+    Settings {
+        instant: true,
+        faults,
+        ..Settings::default()
+    }
 }
 
 fn request(stream: bool) -> String {
@@ -145,7 +169,8 @@ fn fixtures() -> Vec<Recording> {
     .collect()
 }
 
-const ONE_ATTEMPT: &str = "[routes.default]\nladder = [\"up\"]\nretry = { attempts = 1 }\n[targets.up]\n";
+const ONE_ATTEMPT: &str =
+    "[routes.default]\nladder = [\"up\"]\nretry = { attempts = 1 }\n[targets.up]\n";
 
 #[tokio::test]
 async fn every_recorded_exchange_passes_byte_for_byte_at_any_chunking() {
@@ -153,7 +178,11 @@ async fn every_recorded_exchange_passes_byte_for_byte_at_any_chunking() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let served = Arc::clone(&recordings);
-    tokio::spawn(sim_http::serve_recordings(listener, served, std::future::pending()));
+    tokio::spawn(sim_http::serve_recordings(
+        listener,
+        served,
+        std::future::pending(),
+    ));
     let gateway = Gateway::start(address, ONE_ATTEMPT);
     for (n, recording) in recordings.all().iter().enumerate() {
         let body = match recording.request_body.is_empty() {
@@ -172,13 +201,27 @@ async fn every_recorded_exchange_passes_byte_for_byte_at_any_chunking() {
             .await
             .unwrap();
         assert_eq!(answer.status(), recording.status, "{}", recording.id);
-        for name in ["request-id", "content-type", "retry-after", "x-should-retry"] {
+        for name in [
+            "request-id",
+            "content-type",
+            "retry-after",
+            "x-should-retry",
+        ] {
             if let Some(recorded) = recording.headers.get(name) {
-                assert_eq!(answer.headers().get(name), Some(recorded), "{}: {name}", recording.id);
+                assert_eq!(
+                    answer.headers().get(name),
+                    Some(recorded),
+                    "{}: {name}",
+                    recording.id
+                );
             }
         }
         let passed = answer.bytes().await.unwrap();
-        assert!(passed == recording.body, "{}: the body changed", recording.id);
+        assert!(
+            passed == recording.body,
+            "{}: the body changed",
+            recording.id
+        );
     }
     gateway.idle().await;
 }
@@ -188,21 +231,41 @@ async fn an_overloaded_answer_is_retried_unseen() {
     let faults = vec![Fault::new(FaultKind::Overloaded).on_attempts(1, 2)];
     let (address, sim) = sim(instant(faults)).await;
     let gateway = Gateway::start(address, "");
-    let answer = gateway.post("/v1/messages").body(request(false)).send().await.unwrap();
+    let answer = gateway
+        .post("/v1/messages")
+        .body(request(false))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers()["x-seawall-attempts"], "3");
     assert_eq!(sim.stats().answered(529), 2);
-    let metrics = gateway.client.get(format!("{}/_seawall/metrics", gateway.base)).send().await;
+    let metrics = gateway
+        .client
+        .get(format!("{}/_seawall/metrics", gateway.base))
+        .send()
+        .await;
     let metrics = metrics.unwrap().text().await.unwrap();
-    assert!(metrics.contains(r#"status="529",verdict="overloaded"} 2"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"status="529",verdict="overloaded"} 2"#),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
 async fn a_stream_cut_after_content_ends_in_an_error_event() {
-    let cut = Fault { after_events: Some(6), ..Fault::new(FaultKind::CutStream) };
+    let cut = Fault {
+        after_events: Some(6),
+        ..Fault::new(FaultKind::CutStream)
+    };
     let (address, _sim) = sim(instant(vec![cut])).await;
     let gateway = Gateway::start(address, "");
-    let answer = gateway.post("/v1/messages").body(request(true)).send().await.unwrap();
+    let answer = gateway
+        .post("/v1/messages")
+        .body(request(true))
+        .send()
+        .await
+        .unwrap();
     let body = answer.text().await.unwrap();
     assert!(body.contains("content_block_delta"), "{body}");
     assert!(!body.contains("message_stop"), "{body}");
@@ -217,11 +280,35 @@ async fn what_the_gateway_refuses_is_refused_in_the_providers_shape() {
     let gateway = Gateway::start(address, "[gateway]\nbody_limit = \"1MiB\"\n");
     let big = vec![b' '; 2 << 20];
     let cases = [
-        (gateway.post("/v1/messages").body("{no json"), 400, "invalid_request_error"),
-        (gateway.post("/v1/messages").body(big), 413, "request_too_large"),
-        (gateway.post("/v1/messages").header("host", "evil.example"), 403, "permission_error"),
-        (gateway.post("/v1/messages").header("origin", "https://e.example"), 403, "permission_error"),
-        (gateway.post("/v1/messages").header("x-seawall-route", "none"), 400, "invalid_request_error"),
+        (
+            gateway.post("/v1/messages").body("{no json"),
+            400,
+            "invalid_request_error",
+        ),
+        (
+            gateway.post("/v1/messages").body(big),
+            413,
+            "request_too_large",
+        ),
+        (
+            gateway.post("/v1/messages").header("host", "evil.example"),
+            403,
+            "permission_error",
+        ),
+        (
+            gateway
+                .post("/v1/messages")
+                .header("origin", "https://e.example"),
+            403,
+            "permission_error",
+        ),
+        (
+            gateway
+                .post("/v1/messages")
+                .header("x-seawall-route", "none"),
+            400,
+            "invalid_request_error",
+        ),
         (gateway.post("/nowhere"), 404, "not_found_error"),
     ];
     for (asked, status, kind) in cases {
@@ -258,7 +345,12 @@ async fn an_upstream_that_nobody_answers_gives_a_clear_error() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let gateway = Gateway::start(address, ONE_ATTEMPT);
-    let answer = gateway.post("/v1/messages").body(request(false)).send().await.unwrap();
+    let answer = gateway
+        .post("/v1/messages")
+        .body(request(false))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 502);
     let body = answer.text().await.unwrap();
     assert!(body.contains("could not connect to the provider"), "{body}");
@@ -270,7 +362,10 @@ async fn a_used_port_and_a_broken_config_say_what_to_do() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let run = |args: &[&str]| {
-        Command::new(env!("CARGO_BIN_EXE_seawall")).args(args).output().unwrap()
+        Command::new(env!("CARGO_BIN_EXE_seawall"))
+            .args(args)
+            .output()
+            .unwrap()
     };
     let used = run(&["serve", "--listen", &address]);
     assert_eq!(used.status.code(), Some(1));
@@ -282,7 +377,10 @@ async fn a_used_port_and_a_broken_config_say_what_to_do() {
     let broken = run(&["serve", "--config", file.to_str().unwrap()]);
     assert_eq!(broken.status.code(), Some(2));
     let said = String::from_utf8_lossy(&broken.stderr).into_owned();
-    assert!(said.contains("broken.toml:1") && said.contains("targets"), "{said}");
+    assert!(
+        said.contains("broken.toml:1") && said.contains("targets"),
+        "{said}"
+    );
     let open = run(&["serve", "--listen", "0.0.0.0:0"]);
     assert_eq!(open.status.code(), Some(2));
 }

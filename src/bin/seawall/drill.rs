@@ -83,5 +83,9 @@ fn show(report: &Report, args: &DrillArgs) -> ExitCode {
 
 fn failed(error: &DrillError) -> ExitCode {
     complain(&format!("error: {error}"));
-    if error.is_usage() { ExitCode::from(2) } else { ExitCode::FAILURE }
+    if error.is_usage() {
+        ExitCode::from(2)
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -44,8 +44,11 @@ async fn serve(config: Config) -> Result<(), String> {
         .map_err(|why| format!("cannot listen on {listen}: {why}; choose another with --listen"))?;
     let address = listener.local_addr().map_err(|why| why.to_string())?;
     let prometheus = metrics::install()?;
-    let seawall =
-        Seawall::builder().config(config).start().await.map_err(|error| error.to_string())?;
+    let seawall = Seawall::builder()
+        .config(config)
+        .start()
+        .await
+        .map_err(|error| error.to_string())?;
     print(&format!("seawall listening on http://{address}"));
     server::run(listener, seawall.clone(), prometheus, stop_asked()).await;
     seawall.stop().await;

@@ -50,7 +50,10 @@ impl Seawall {
         let text = config_text(wiring.scenario, &wiring.endpoint.base);
         let environment = Environment::from_fn(|_| None);
         let config = Config::parse(&text, Path::new(""), &Overrides::default(), &environment)
-            .map_err(|error| DrillError::Client { client: "seawall", why: error.to_string() })?;
+            .map_err(|error| DrillError::Client {
+                client: "seawall",
+                why: error.to_string(),
+            })?;
         let shared = Shared {
             config,
             transport: Arc::clone(&wiring.transport),
@@ -58,7 +61,9 @@ impl Seawall {
             seed: wiring.seed,
             started: OnceCell::new(),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 }
 
@@ -67,7 +72,11 @@ fn config_text(scenario: &Scenario, base: &str) -> String {
     let mut text = String::new();
     let mut names = Vec::new();
     for (rung, model) in scenario.ladder.iter().enumerate() {
-        let quota = if rung == 0 && scenario.limits.is_some() { "quota = \"limited\"\n" } else { "" };
+        let quota = if rung == 0 && scenario.limits.is_some() {
+            "quota = \"limited\"\n"
+        } else {
+            ""
+        };
         names.push(format!("\"rung{rung}\""));
         // Writing to a String cannot fail.
         let _infallible = write!(
@@ -111,11 +120,21 @@ impl Shared {
     }
 
     async fn call(&self, plan: &CallPlan) -> Ended {
-        let Some(runtime) = self.runtime().await else { return Ended::Failed { why: "start" } };
+        let Some(runtime) = self.runtime().await else {
+            return Ended::Failed { why: "start" };
+        };
         let request = plan.request(&self.endpoint, plan.model());
-        match runtime.forward(Ask::messages(request.headers, request.body)).await {
+        match runtime
+            .forward(Ask::messages(request.headers, request.body))
+            .await
+        {
             Ok(reply) => {
-                let rung = reply.report.rung.trim_start_matches("rung").parse().unwrap_or(0);
+                let rung = reply
+                    .report
+                    .rung
+                    .trim_start_matches("rung")
+                    .parse()
+                    .unwrap_or(0);
                 match reply.body {
                     ReplyBody::Whole(_) => Ended::Answered { rung },
                     ReplyBody::Stream(stream) => read(stream, rung).await,
@@ -128,9 +147,12 @@ impl Shared {
 
 fn ended(error: &Error) -> Ended {
     match error {
-        Error::Refused(Rejected { retry_after: Some(retry_after), .. }) => {
-            Ended::Refused { retry_after: *retry_after }
-        }
+        Error::Refused(Rejected {
+            retry_after: Some(retry_after),
+            ..
+        }) => Ended::Refused {
+            retry_after: *retry_after,
+        },
         Error::Provider { .. } => Ended::Failed { why: "status" },
         Error::Unanswered { .. } => Ended::Failed { why: "connection" },
         _ => Ended::Failed { why: "deadline" },
@@ -149,7 +171,9 @@ async fn read(mut stream: crate::client::ask::ReplyStream, rung: usize) -> Ended
     }
     match watch.end() {
         End::Complete => Ended::Answered { rung },
-        End::Failed => Ended::Failed { why: "stream_error" },
+        End::Failed => Ended::Failed {
+            why: "stream_error",
+        },
         End::Truncated => Ended::HalfAnswered,
     }
 }
@@ -190,7 +214,9 @@ impl Client for Seawall {
         let shared = Arc::clone(&self.shared);
         async move {
             if let Some(runtime) = shared.started.get() {
-                runtime.drain(Instant::now() + Duration::from_secs(60)).await;
+                runtime
+                    .drain(Instant::now() + Duration::from_secs(60))
+                    .await;
                 runtime.stop().await;
             }
         }

@@ -24,9 +24,8 @@ pub(crate) async fn health() -> &'static str {
 pub(crate) async fn ready(State(door): State<Arc<Door>>) -> Response {
     let snapshot = door.seawall.snapshot();
     let draining = door.draining.load(Ordering::Relaxed) || snapshot.draining;
-    let open = |b: &seawall_actors::snapshot::BreakerSnapshot| {
-        b.circuit.state == circuit::State::Open
-    };
+    let open =
+        |b: &seawall_actors::snapshot::BreakerSnapshot| b.circuit.state == circuit::State::Open;
     let none = !snapshot.breakers.is_empty() && snapshot.breakers.iter().all(open);
     match (draining, none) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
@@ -53,7 +52,9 @@ pub(crate) async fn page() -> Html<&'static str> {
 fn describe(snapshot: &Snapshot) -> Value {
     let now = Instant::now();
     let ms = |at: Option<Instant>| {
-        at.map(|at| u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX))
+        at.map(|at| {
+            u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX)
+        })
     };
     let limiters: Vec<Value> = snapshot
         .limiters

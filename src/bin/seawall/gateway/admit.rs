@@ -56,7 +56,8 @@ pub(crate) fn admit(
             return Err(FOREIGN_ORIGIN);
         }
     }
-    if gateway.client_keys.is_empty() || presented(headers).is_some_and(|k| gateway.client(k).is_some())
+    if gateway.client_keys.is_empty()
+        || presented(headers).is_some_and(|k| gateway.client(k).is_some())
     {
         Ok(())
     } else {
@@ -86,7 +87,10 @@ fn is_own_host(gateway: &Gateway, local: SocketAddr, host: &str) -> bool {
         // An address can't be rebound: whoever wrote it meant this machine.
         return ip.is_loopback() || ip == local.ip() || local.ip().is_unspecified();
     }
-    gateway.allowed_hosts.iter().any(|allowed| *allowed == host || *allowed == name)
+    gateway
+        .allowed_hosts
+        .iter()
+        .any(|allowed| *allowed == host || *allowed == name)
 }
 
 #[cfg(test)]
@@ -99,9 +103,14 @@ mod tests {
 
     fn gateway(text: &str) -> Gateway {
         let environment = Environment::from_fn(|_| Some("sk-test".to_owned()));
-        Config::parse(text, Path::new("t.toml"), &Overrides::default(), &environment)
-            .unwrap()
-            .gateway
+        Config::parse(
+            text,
+            Path::new("t.toml"),
+            &Overrides::default(),
+            &environment,
+        )
+        .unwrap()
+        .gateway
     }
 
     fn asked(gateway: &Gateway, headers: &[(&'static str, &str)]) -> Result<(), Stranger> {
@@ -115,7 +124,13 @@ mod tests {
     #[test]
     fn loopback_names_and_addresses_are_served() {
         let gateway = gateway("");
-        for host in ["127.0.0.1:4117", "localhost:4117", "LOCALHOST", "[::1]:4117", "a.localhost"] {
+        for host in [
+            "127.0.0.1:4117",
+            "localhost:4117",
+            "LOCALHOST",
+            "[::1]:4117",
+            "a.localhost",
+        ] {
             assert_eq!(asked(&gateway, &[("host", host)]), Ok(()), "{host}");
         }
     }
@@ -123,8 +138,17 @@ mod tests {
     #[test]
     fn a_name_rebound_to_loopback_and_a_foreign_page_are_refused() {
         let gateway = gateway("");
-        for host in ["evil.example", "127.0.0.1.evil.example:4117", "10.1.2.3", ""] {
-            assert_eq!(asked(&gateway, &[("host", host)]), Err(FOREIGN_HOST), "{host}");
+        for host in [
+            "evil.example",
+            "127.0.0.1.evil.example:4117",
+            "10.1.2.3",
+            "",
+        ] {
+            assert_eq!(
+                asked(&gateway, &[("host", host)]),
+                Err(FOREIGN_HOST),
+                "{host}"
+            );
         }
         let page = [("host", "localhost"), ("origin", "https://evil.example")];
         assert_eq!(asked(&gateway, &page), Err(FOREIGN_ORIGIN));
@@ -137,7 +161,10 @@ mod tests {
         let text = "[gateway]\nallowed_hosts = [\"seawall.internal\"]\n\
                     allowed_origins = [\"https://app.example\"]\n";
         let gateway = gateway(text);
-        let page = [("host", "seawall.internal:4117"), ("origin", "https://app.example")];
+        let page = [
+            ("host", "seawall.internal:4117"),
+            ("origin", "https://app.example"),
+        ];
         assert_eq!(asked(&gateway, &page), Ok(()));
     }
 }

@@ -8,7 +8,9 @@ pub(crate) fn start(gateway: &Gateway) {
     // The libraries underneath speak only when something is wrong.
     let level = gateway.log_level.as_str();
     let filter = EnvFilter::new(format!("warn,seawall={level},seawall_actors={level}"));
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    let log = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter);
     let started = match gateway.log_format {
         LogFormat::Json => log.json().flatten_event(true).try_init(),
         _ => log.try_init(),

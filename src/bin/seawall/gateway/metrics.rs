@@ -12,8 +12,9 @@ const SECONDS: [f64; 16] = [
 ];
 
 /// Own overhead is a matter of microseconds.
-const OVERHEAD: [f64; 10] =
-    [0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.5];
+const OVERHEAD: [f64; 10] = [
+    0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.5,
+];
 
 /// Retries of one call.
 const RETRIES: [f64; 6] = [0.0, 1.0, 2.0, 3.0, 4.0, 10.0];

@@ -40,9 +40,17 @@ pub(crate) fn stamp(headers: &mut HeaderMap, report: &Report) {
 pub(crate) fn failure(error: Error) -> Response {
     let retry_after = error.retry_after();
     match error {
-        Error::Provider { status, mut headers, body, report, .. } => {
+        Error::Provider {
+            status,
+            mut headers,
+            body,
+            report,
+            ..
+        } => {
             stamp(&mut headers, &report);
-            headers.entry(SHOULD_RETRY).or_insert(HeaderValue::from_static("false"));
+            headers
+                .entry(SHOULD_RETRY)
+                .or_insert(HeaderValue::from_static("false"));
             with(status, headers, Body::from(body))
         }
         error => {
@@ -68,24 +76,48 @@ pub(crate) fn failure(error: Error) -> Response {
 
 /// A request that was not let in.
 pub(crate) fn stranger(stranger: Stranger) -> Response {
-    own(stranger.status, stranger.error_type, stranger.message, false, None)
+    own(
+        stranger.status,
+        stranger.error_type,
+        stranger.message,
+        false,
+        None,
+    )
 }
 
 /// A body over the limit.
 pub(crate) fn too_large(limit: usize) -> Response {
     let message = format!("seawall: the request body is larger than {limit} bytes");
-    own(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", &message, false, None)
+    own(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "request_too_large",
+        &message,
+        false,
+        None,
+    )
 }
 
 /// Any other wrong request.
 pub(crate) fn invalid(message: &str) -> Response {
-    own(StatusCode::BAD_REQUEST, "invalid_request_error", message, false, None)
+    own(
+        StatusCode::BAD_REQUEST,
+        "invalid_request_error",
+        message,
+        false,
+        None,
+    )
 }
 
 /// Nothing is served at this path.
 pub(crate) fn not_found() -> Response {
     let message = "seawall: nothing is served at this path";
-    own(StatusCode::NOT_FOUND, "not_found_error", message, false, None)
+    own(
+        StatusCode::NOT_FOUND,
+        "not_found_error",
+        message,
+        false,
+        None,
+    )
 }
 
 fn own(
@@ -97,7 +129,10 @@ fn own(
 ) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(SHOULD_RETRY, HeaderValue::from_static(if again { "true" } else { "false" }));
+    headers.insert(
+        SHOULD_RETRY,
+        HeaderValue::from_static(if again { "true" } else { "false" }),
+    );
     if let Some(wait) = retry_after {
         // Rounded up: who comes a moment early is refused again.
         let seconds = wait.as_millis().div_ceil(1000).max(1);
@@ -105,7 +140,11 @@ fn own(
             headers.insert(RETRY_AFTER, value);
         }
     }
-    with(status, headers, Body::from(error_body(error_type, message, None)))
+    with(
+        status,
+        headers,
+        Body::from(error_body(error_type, message, None)),
+    )
 }
 
 pub(crate) fn with(status: StatusCode, headers: HeaderMap, body: Body) -> Response {

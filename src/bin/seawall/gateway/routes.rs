@@ -90,27 +90,46 @@ async fn read(door: &Door, body: Body) -> Result<Bytes, Box<Response>> {
         }
         Err(error) => {
             tracing::debug!(%error, "request body broke off");
-            Err(Box::new(reply::invalid("seawall: the request body broke off")))
+            Err(Box::new(reply::invalid(
+                "seawall: the request body broke off",
+            )))
         }
     }
 }
 
 fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
     let named = |name: &str| {
-        parts.headers.get(name).map(|value| value.to_str().unwrap_or("?").to_owned())
+        parts
+            .headers
+            .get(name)
+            .map(|value| value.to_str().unwrap_or("?").to_owned())
     };
     let profile = match named(PROFILE) {
-        Some(name) => {
-            Some(name.parse().map_err(|why| format!("seawall: {PROFILE}: {name}: {why}"))?)
-        }
+        Some(name) => Some(
+            name.parse()
+                .map_err(|why| format!("seawall: {PROFILE}: {name}: {why}"))?,
+        ),
         None => None,
     };
     let (route, query) = (named(ROUTE), parts.uri.query().map(str::to_owned));
-    Ok(Ask { endpoint, query, headers: parts.headers, body, route, profile })
+    Ok(Ask {
+        endpoint,
+        query,
+        headers: parts.headers,
+        body,
+        route,
+        profile,
+    })
 }
 
 fn answered(answer: Reply, is_head: bool) -> Response {
-    let Reply { status, mut headers, body, report, .. } = answer;
+    let Reply {
+        status,
+        mut headers,
+        body,
+        report,
+        ..
+    } = answer;
     reply::stamp(&mut headers, &report);
     let body = match body {
         ReplyBody::Whole(_) if is_head => Body::empty(),

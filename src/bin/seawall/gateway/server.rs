@@ -46,7 +46,12 @@ pub(crate) async fn run(
     let local = listener.local_addr().unwrap_or(fallback);
     let drain = seawall.config().gateway.drain;
     let draining = AtomicBool::new(false);
-    let door = Arc::new(Door { seawall: seawall.clone(), prometheus, local, draining });
+    let door = Arc::new(Door {
+        seawall: seawall.clone(),
+        prometheus,
+        local,
+        draining,
+    });
     let app = TowerToHyperService::new(routes::router(Arc::clone(&door)));
     let graceful = GracefulShutdown::new();
     let mut stop = std::pin::pin!(stop);
@@ -91,7 +96,10 @@ fn spawn(socket: TcpStream, app: TowerToHyperService<axum::Router>, watcher: Wat
         .max_buf_size(LARGEST_HEAD)
         .serve_connection(TokioIo::new(socket), app);
     let connection = watcher.watch(connection);
-    #[expect(clippy::disallowed_methods, reason = "the graceful shutdown waits for every connection")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the graceful shutdown waits for every connection"
+    )]
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection");
