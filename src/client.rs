@@ -211,7 +211,7 @@ impl Seawall {
             let Some(settings) = self.shared.config.targets.get(name) else {
                 continue;
             };
-            let (prepared, rung) = self.rung(name, settings, ask, view, &exchange).await?;
+            let (prepared, rung) = self.rung((name, settings), ask, view, &exchange).await?;
             exchange.rungs.push(Arc::new(prepared));
             rungs.push(rung);
             if matches!(ask.endpoint, Endpoint::Other(..)) {
@@ -223,8 +223,7 @@ impl Seawall {
 
     async fn rung(
         &self,
-        name: &str,
-        settings: &config::Target,
+        (name, settings): (&str, &config::Target),
         ask: &Ask,
         view: Option<&RequestView>,
         exchange: &Exchange,
@@ -249,8 +248,7 @@ impl Seawall {
             .targets
             .resolve(
                 &self.shared,
-                name,
-                settings,
+                (name, settings),
                 &ask.endpoint,
                 (model, &credential),
             )
@@ -328,7 +326,7 @@ impl Seawall {
             call: Arc::clone(&exchange.call),
             rung: rung
                 .filter(|_| report.attempts > 0)
-                .map_or("".into(), |r| Arc::clone(&r.name)),
+                .map_or_else(|| "".into(), |r| Arc::clone(&r.name)),
             attempts: report.attempts,
             queued: report.queued,
             degraded: report.rung > 0,

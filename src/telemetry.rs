@@ -33,11 +33,15 @@ impl std::fmt::Debug for Telemetry {
 
 #[derive(Default)]
 struct Shared {
-    attempts: RwLock<HashMap<(Arc<str>, u16, &'static str), Counter>>,
+    attempts: RwLock<HashMap<AttemptKey, Counter>>,
     calls: RwLock<HashMap<CallKey, Arc<CallMetrics>>>,
     models: RwLock<HashMap<Arc<str>, Arc<ModelMetrics>>>,
 }
 
+/// Target, status and verdict.
+type AttemptKey = (Arc<str>, u16, &'static str);
+
+/// Route, profile and verdict.
 type CallKey = (Arc<str>, &'static str, &'static str);
 
 struct CallMetrics {

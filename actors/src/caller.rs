@@ -94,6 +94,10 @@ impl Attempt {
 
 /// What an operation makes of one attempt.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once an attempt and moved; a box would cost an allocation"
+)]
 #[non_exhaustive]
 pub enum Outcome<T, E> {
     /// It is over.
@@ -205,7 +209,7 @@ where
         report: CallReport::default(),
         last: None,
     };
-    let result = walk.to_the_end().await;
+    let result = walk.walk().await;
     Finished {
         result,
         report: walk.report,
@@ -240,7 +244,7 @@ where
     F: Fn(Attempt) -> Fut,
     Fut: Future<Output = Outcome<T, E>>,
 {
-    async fn to_the_end(&mut self) -> Result<T, CallError<E>> {
+    async fn walk(&mut self) -> Result<T, CallError<E>> {
         let mut ticket = None;
         loop {
             let mut barred = Vec::new();

@@ -104,7 +104,7 @@ impl Permit {
     /// what the request alone costs, and anything else nothing: it was refused before it was
     /// processed.
     pub fn finish(mut self, verdict: &Verdict, actual: Option<Cost>) {
-        let actual = actual.unwrap_or(match verdict.blame {
+        let actual = actual.unwrap_or_else(|| match verdict.blame {
             Blame::Nobody => self.reserved,
             Blame::Target | Blame::Network | Blame::Departed => self.request_alone(),
             Blame::Caller | Blame::Credential | Blame::Quota => Cost::ZERO,

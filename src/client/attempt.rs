@@ -36,6 +36,10 @@ pub(super) struct Answer {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once an attempt and moved; a box would cost an allocation"
+)]
 pub(super) enum AnswerBody {
     Whole { bytes: Bytes, usage: Option<Usage> },
     Stream(Box<Watched>),

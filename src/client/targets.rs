@@ -47,8 +47,7 @@ impl Targets {
     pub(super) async fn resolve(
         &self,
         shared: &Shared,
-        name: &str,
-        settings: &config::Target,
+        (name, settings): (&str, &config::Target),
         endpoint: &Endpoint,
         (model, credential): (Option<&str>, &Credential),
     ) -> Result<(Target, Arc<Expectation>), Error> {

@@ -92,11 +92,16 @@ impl Drop for Gateway {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+fn serve(server: impl Future<Output = std::io::Result<()>> + Send + 'static) {
+    drop(tokio::spawn(server));
+}
+
 async fn sim(settings: Settings) -> (SocketAddr, Arc<Sim>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let sim = Sim::new(settings).unwrap();
-    tokio::spawn(sim_http::serve(
+    serve(sim_http::serve(
         listener,
         Arc::clone(&sim),
         std::future::pending(),
@@ -178,7 +183,7 @@ async fn every_recorded_exchange_passes_byte_for_byte_at_any_chunking() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let served = Arc::clone(&recordings);
-    tokio::spawn(sim_http::serve_recordings(
+    serve(sim_http::serve_recordings(
         listener,
         served,
         std::future::pending(),

@@ -78,6 +78,10 @@ struct Outcome {
 }
 
 /// Runs half an hour of calls that each reserve `max_tokens`; `refund` settles them with their usage.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one event loop; its parts share every variable"
+)]
 fn run(max_tokens: u64, refund: bool, seed: u64) -> Outcome {
     let start = Instant::now();
     let settings = QuotaSettings {

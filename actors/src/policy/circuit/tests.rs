@@ -444,7 +444,7 @@ fn jitter_only_shortens_and_by_a_fifth_at_most() {
         (least, most) = (least.min(seen), most.max(seen));
     }
     assert!(
-        least >= 0.8 && least < 0.81 && most <= 1.0 && most > 0.99,
+        (0.8..0.81).contains(&least) && most <= 1.0 && most > 0.99,
         "{least} to {most}"
     );
 }
@@ -623,6 +623,7 @@ fn only_the_target_and_the_way_to_it_can_open() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table, one line a setting")]
 fn settings_out_of_range_are_refused_by_name() {
     let base = CircuitSettings::default();
     let cases = [

@@ -55,7 +55,9 @@ pub(crate) fn failure(error: Error) -> Response {
         }
         error => {
             let status = match error.error_type() {
-                "overloaded_error" => StatusCode::from_u16(OVERLOADED).unwrap_or(error.status()),
+                "overloaded_error" => {
+                    StatusCode::from_u16(OVERLOADED).unwrap_or_else(|_| error.status())
+                }
                 _ => error.status(),
             };
             let advice = error.advice();
