@@ -1,0 +1,32 @@
+//! One client, one message, against a simulated provider that is overloaded at first.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use seawall::client::Seawall;
+use seawall::client::ask::{Ask, ReplyBody};
+use seawall::sim::{Fault, FaultKind, Settings, Sim};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // Without `transport`, the client talks to https://api.anthropic.com.
+    let faults = vec![Fault::new(FaultKind::Overloaded).on_attempts(1, 2)];
+    let sim = Sim::new(Settings { faults, ..Settings::default() })?;
+    let seawall = Seawall::builder().transport(Arc::new(Sim::transport(&sim))).start().await?;
+
+    let mut headers = HeaderMap::new();
+    headers.insert("x-api-key", HeaderValue::from_static("sk-anything-the-simulation-takes"));
+    let body = serde_json::json!({
+        "model": "claude-sonnet-5-5",
+        "max_tokens": 60,
+        "messages": [{ "role": "user", "content": "What holds the sea back?" }],
+    });
+    let reply = seawall.forward(Ask::messages(headers, Bytes::from(body.to_string()))).await?;
+    println!("answered by {} after {} attempts", reply.report.rung, reply.report.attempts);
+    if let ReplyBody::Whole(bytes) = reply.body {
+        println!("{}", String::from_utf8_lossy(&bytes));
+    }
+    seawall.stop().await;
+    Ok(())
+}
