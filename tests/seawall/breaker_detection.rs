@@ -137,7 +137,7 @@ impl Run {
     }
 
     fn since_outage(&self) -> Option<f64> {
-        (self.now >= self.world.outage_at).then(|| self.now - self.world.outage_at)
+        (self.now >= self.world.outage_at).then_some(self.now - self.world.outage_at)
     }
 
     fn note(&mut self, transition: Option<Transition>) {
