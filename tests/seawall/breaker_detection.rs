@@ -419,7 +419,7 @@ fn with_the_defaults_an_outage_is_seen_within_the_promised_time() {
             end: 400.0,
             ..world(CircuitSettings::default(), per_second, fault)
         };
-        let seen = runs(world, if per_second > 5.0 { 20 } else { 150 });
+        let seen = runs(world, if per_second > 5.0 { 20 } else { 400 });
         let slow = mean(seen.iter().map(|seen| seen.slow_after));
         let promised = match fault {
             Fault::Hang => slow + 5.0 / per_second + 0.5,
