@@ -1,5 +1,7 @@
 //! The actors alone, guarding something that is no model: a flaky inventory database with a replica.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -17,27 +19,51 @@ const DOWN: Verdict = Verdict::new("down", Blame::Target, Again::Here);
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let system = System::start(SystemSettings::default()).await?;
-    let settings =
-        QuotaSettings { requests_per_minute: Some(6_000), ..QuotaSettings::default() };
-    let pool = system.quota("connections", QuotaSpec { settings, ..QuotaSpec::default() }).await?;
-    let spec = || TargetSpec { quota: Some(pool.clone()), ..TargetSpec::default() };
+    let settings = QuotaSettings {
+        requests_per_minute: Some(6_000),
+        ..QuotaSettings::default()
+    };
+    let pool = system
+        .quota(
+            "connections",
+            QuotaSpec {
+                settings,
+                ..QuotaSpec::default()
+            },
+        )
+        .await?;
+    let spec = || TargetSpec {
+        quota: Some(pool.clone()),
+        ..TargetSpec::default()
+    };
     let primary = system.target("primary", spec).await?;
     let replica = system.target("replica", spec).await?;
 
     let queries = Arc::new(AtomicU32::new(0));
     let mut answered_by = [0; 2];
     for item in 0..40_u32 {
-        let cost = Cost { requests: 1, input: 0, output: 0 };
+        let cost = Cost {
+            requests: 1,
+            input: 0,
+            output: 0,
+        };
         let call = Call {
             id: format!("item-{item}").into(),
-            rungs: [&primary, &replica].map(|t| Rung { target: t.clone(), cost }).into(),
+            rungs: [&primary, &replica]
+                .map(|t| Rung {
+                    target: t.clone(),
+                    cost,
+                })
+                .into(),
             deadline: Instant::now() + Duration::from_secs(5),
             patience: Duration::from_secs(1),
             priority: Priority::Normal,
             retry: Retry::default(),
         };
         let count = Arc::clone(&queries);
-        let finished = system.call(call, move |attempt| query(attempt, Arc::clone(&count))).await;
+        let finished = system
+            .call(call, move |attempt| query(attempt, Arc::clone(&count)))
+            .await;
         let stock = finished.result?;
         if let Some(answers) = answered_by.get_mut(finished.report.rung) {
             *answers += 1;
@@ -48,7 +74,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("40 items read: {first} from the primary, {second} from the replica");
     println!("{} queries sent", queries.load(Ordering::Relaxed));
     for breaker in system.snapshot().breakers {
-        println!("{}: breaker {}", breaker.name, breaker.circuit.state.as_str());
+        println!(
+            "{}: breaker {}",
+            breaker.name,
+            breaker.circuit.state.as_str()
+        );
     }
     system.drain(Instant::now() + Duration::from_secs(5)).await;
     system.stop().await;

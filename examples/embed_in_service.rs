@@ -2,6 +2,8 @@
 //!
 //! It serves two requests of its own on loopback, prints what came back, and ends.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -18,7 +20,10 @@ use tokio::net::TcpListener;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sim = Sim::new(Settings::default())?;
-    let seawall = Seawall::builder().transport(Arc::new(Sim::transport(&sim))).start().await?;
+    let seawall = Seawall::builder()
+        .transport(Arc::new(Sim::transport(&sim)))
+        .start()
+        .await?;
     let app = Router::new()
         .route("/haiku", get(haiku))
         .route("/status", get(status))
@@ -47,13 +52,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn haiku(State(seawall): State<Seawall>) -> Response {
     let mut headers = HeaderMap::new();
-    headers.insert("x-api-key", HeaderValue::from_static("sk-anything-the-simulation-takes"));
+    headers.insert(
+        "x-api-key",
+        HeaderValue::from_static("sk-anything-the-simulation-takes"),
+    );
     let body = serde_json::json!({
         "model": "claude-haiku-5-5",
         "max_tokens": 40,
         "messages": [{ "role": "user", "content": "A haiku about sea walls, please." }],
     });
-    match seawall.forward(Ask::messages(headers, Bytes::from(body.to_string()))).await {
+    match seawall
+        .forward(Ask::messages(headers, Bytes::from(body.to_string())))
+        .await
+    {
         Ok(reply) => match reply.body {
             ReplyBody::Whole(bytes) => Body::from(bytes).into_response(),
             _ => StatusCode::BAD_GATEWAY.into_response(),
@@ -64,7 +75,14 @@ async fn haiku(State(seawall): State<Seawall>) -> Response {
 
 async fn status(State(seawall): State<Seawall>) -> String {
     let snapshot = seawall.snapshot();
-    let breakers: Vec<_> =
-        snapshot.breakers.iter().map(|b| format!("{} {}", b.name, b.circuit.state.as_str())).collect();
-    format!("{} in flight; breakers: {}", snapshot.pool.in_flight, breakers.join(", "))
+    let breakers: Vec<_> = snapshot
+        .breakers
+        .iter()
+        .map(|b| format!("{} {}", b.name, b.circuit.state.as_str()))
+        .collect();
+    format!(
+        "{} in flight; breakers: {}",
+        snapshot.pool.in_flight,
+        breakers.join(", ")
+    )
 }

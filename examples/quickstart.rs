@@ -1,5 +1,7 @@
 //! One client, one message, against a simulated provider that is overloaded at first.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,18 +14,32 @@ use seawall::sim::{Fault, FaultKind, Settings, Sim};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Without `transport`, the client talks to https://api.anthropic.com.
     let faults = vec![Fault::new(FaultKind::Overloaded).on_attempts(1, 2)];
-    let sim = Sim::new(Settings { faults, ..Settings::default() })?;
-    let seawall = Seawall::builder().transport(Arc::new(Sim::transport(&sim))).start().await?;
+    let sim = Sim::new(Settings {
+        faults,
+        ..Settings::default()
+    })?;
+    let seawall = Seawall::builder()
+        .transport(Arc::new(Sim::transport(&sim)))
+        .start()
+        .await?;
 
     let mut headers = HeaderMap::new();
-    headers.insert("x-api-key", HeaderValue::from_static("sk-anything-the-simulation-takes"));
+    headers.insert(
+        "x-api-key",
+        HeaderValue::from_static("sk-anything-the-simulation-takes"),
+    );
     let body = serde_json::json!({
         "model": "claude-sonnet-5-5",
         "max_tokens": 60,
         "messages": [{ "role": "user", "content": "What holds the sea back?" }],
     });
-    let reply = seawall.forward(Ask::messages(headers, Bytes::from(body.to_string()))).await?;
-    println!("answered by {} after {} attempts", reply.report.rung, reply.report.attempts);
+    let reply = seawall
+        .forward(Ask::messages(headers, Bytes::from(body.to_string())))
+        .await?;
+    println!(
+        "answered by {} after {} attempts",
+        reply.report.rung, reply.report.attempts
+    );
     if let ReplyBody::Whole(bytes) = reply.body {
         println!("{}", String::from_utf8_lossy(&bytes));
     }

@@ -1,4 +1,4 @@
-//! seawall keeps a service alive when the model provider behind it is slow, limited, flaky or down.
+#![doc = include_str!("../README.md")]
 
 pub mod client;
 pub mod error;

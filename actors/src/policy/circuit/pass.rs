@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use crate::verdict::Blame;
 
-/// Right to make one attempt, given by [`Circuit::admit`].
+/// Right to make one attempt, given by [`Circuit::admit`](super::Circuit::admit).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pass {
     /// Generation of the circuit that gave it.
