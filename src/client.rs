@@ -18,7 +18,6 @@ use seawall_actors::event::EventStream;
 use seawall_actors::policy::backoff::Backoff;
 use seawall_actors::policy::quota::Cost;
 use seawall_actors::policy::retry::Retry;
-use seawall_actors::policy::wait_queue::Priority;
 use seawall_actors::snapshot::Snapshot;
 use seawall_actors::system::System;
 use secrecy::ExposeSecret;
@@ -167,11 +166,7 @@ impl Seawall {
             rungs,
             deadline: exchange.began + exchange.timeouts.total,
             patience,
-            priority: match priority {
-                crate::profile::Priority::High => Priority::High,
-                crate::profile::Priority::Normal => Priority::Normal,
-                crate::profile::Priority::Low => Priority::Low,
-            },
+            priority,
             retry,
         })
     }

@@ -4,35 +4,7 @@
 //! table does not know is priced as if it were a large one and flagged: never free, never silent.
 //! Prices change: the table says since when each row holds, and where it was read.
 
-/// Tokens that a call is charged for; each counted once.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "plain input, filled in by providers"
-)]
-pub struct Tokens {
-    /// Input that no cache took part in.
-    pub input: u64,
-    /// Output, thinking included.
-    pub output: u64,
-    /// Input read from the cache.
-    pub cache_read: u64,
-    /// Input written to the cache for five minutes.
-    pub cache_write_5m: u64,
-    /// Input written to the cache for an hour.
-    pub cache_write_1h: u64,
-}
-
-impl Tokens {
-    /// Returns the whole prompt, whichever way it was charged.
-    #[must_use]
-    pub const fn prompt(&self) -> u64 {
-        self.input
-            .saturating_add(self.cache_read)
-            .saturating_add(self.cache_write_5m)
-            .saturating_add(self.cache_write_1h)
-    }
-}
+use crate::provider::anthropic::usage::Tokens;
 
 /// What else decides the price of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

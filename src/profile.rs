@@ -8,6 +8,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use seawall_actors::policy::wait_queue::Priority;
+
 /// What a call is for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -110,34 +112,6 @@ impl FromStr for Profile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no such profile: write standard, interactive, agent_step or batch")]
 pub struct UnknownProfile;
-
-/// How urgent a call is; [`Priority::High`] sorts first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "three classes; a fourth would change every queue"
-)]
-pub enum Priority {
-    /// A person waits.
-    High,
-    /// A program waits.
-    #[default]
-    Normal,
-    /// Nobody waits.
-    Low,
-}
-
-impl Priority {
-    /// Returns the class's name in config, logs and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::High => "high",
-            Self::Normal => "normal",
-            Self::Low => "low",
-        }
-    }
-}
 
 /// The time limits of a call. Every one is finite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

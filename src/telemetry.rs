@@ -262,14 +262,7 @@ fn bill(telemetry: &Telemetry, record: &CallRecord) -> u64 {
         .to_datetime(jiff::Timestamp::now())
         .date();
     let terms = Terms::on(Day(today.year(), today.month(), today.day()));
-    let priced = prices::Tokens {
-        input: tokens.input,
-        output: tokens.output,
-        cache_read: tokens.cache_read,
-        cache_write_5m: tokens.cache_write_5m,
-        cache_write_1h: tokens.cache_write_1h,
-    };
-    let cost = prices::cost(model, &priced, &terms);
+    let cost = prices::cost(model, &tokens, &terms);
     let nano = u64::try_from(cost.nano_dollars).unwrap_or(u64::MAX);
     let metrics = telemetry.model_metrics(model, cost.known);
     metrics.input.increment(tokens.input);
