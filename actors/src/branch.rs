@@ -13,7 +13,7 @@ use ractor::{Actor, ActorCell, ActorRef};
 use crate::error::StartError;
 use crate::event::{EventKind, Events};
 use crate::supervisor::{
-    ChildError, ChildSpec, RestartKind, Supervisor, SupervisorEvent, SupervisorSettings,
+    ChildError, ChildSpec, Intensity, RestartKind, Supervisor, SupervisorEvent, SupervisorSettings,
 };
 
 /// A branch and its children, over all incarnations.
@@ -82,7 +82,8 @@ impl Branch {
             },
         )
         .on_exit(move |_| drop(deaths.alive.lock().remove(&dead)))
-        .restart(kind);
+        .restart(kind)
+        .intensity(intensity(kind));
         if kind == RestartKind::Permanent {
             self.shared
                 .specs
@@ -154,6 +155,19 @@ impl Branch {
                 }
             }
         });
+    }
+}
+
+/// How often a child may fail. One that is restarted after failures only is a step, which keeps
+/// its own budget: its failures must never count against the branch.
+fn intensity(kind: RestartKind) -> Intensity {
+    let usual = Intensity::default();
+    match kind {
+        RestartKind::Transient => Intensity {
+            restarts: 1000,
+            ..usual
+        },
+        RestartKind::Permanent | RestartKind::Temporary => usual,
     }
 }
 

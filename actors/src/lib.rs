@@ -10,7 +10,8 @@
 //! System (root supervisor)
 //! ├── limiters ── limiter × quota      buckets and a wait queue
 //! ├── breakers ── breaker × target     rolling windows, circuit, retry budget
-//! └── callers  ── caller × n           one call each, from ladder to verdict
+//! ├── callers  ── caller × n           one call each, from ladder to verdict
+//! └── steps    ── step × n             the user's own code, taken again when it panics or hangs
 //! ```
 
 #![cfg_attr(
@@ -22,6 +23,7 @@ pub mod system;
 
 pub mod caller;
 pub mod permit;
+pub mod step;
 pub mod verdict;
 
 pub mod error;

@@ -4,7 +4,8 @@
 //! System (root supervisor; its failure ends the runtime and the handle says so)
 //! ├── limiters   one limiter per quota
 //! ├── breakers   one breaker per target
-//! └── callers    the bounded pool
+//! ├── callers    the bounded pool
+//! └── steps      agent steps
 //! ```
 //!
 //! Nobody restarts because a sibling did: addresses follow, and state lives in cells that outlast
@@ -38,6 +39,7 @@ use crate::policy::quota::QuotaSettings;
 use crate::policy::retry_budget::RetryBudget;
 use crate::pool::{Hire, Pool};
 use crate::snapshot::Snapshot;
+use crate::step::{Step, StepHandle, StepRun, StepSettings};
 use crate::supervisor::{RestartKind, Supervisor, SupervisorSettings};
 
 /// A running system. Cheap to clone; the tree lives until [`System::stop`] or the runtime's end.
@@ -53,6 +55,7 @@ struct Shared {
     limiters: Branch,
     breakers: Branch,
     callers: Branch,
+    steps: Branch,
     pool: Pool,
     calls: Gauge,
     draining: AtomicBool,
@@ -207,6 +210,7 @@ impl System {
         let limiters = Branch::new("limiters", events.clone());
         let breakers = Branch::new("breakers", events.clone());
         let callers = Branch::new("callers", events.clone());
+        let steps = Branch::new("steps", events.clone());
         let pool = Pool::new(
             settings.callers,
             settings.waiting,
@@ -216,7 +220,7 @@ impl System {
         let root = SupervisorSettings::new("seawall")
             .seed(seed)
             .on_event(restart_events("root", events));
-        let branches = [&limiters, &breakers, &callers].map(|branch| branch.spec(seed));
+        let branches = [&limiters, &breakers, &callers, &steps].map(|branch| branch.spec(seed));
         let root = Supervisor::start(root, branches.into())
             .await
             .map_err(|error| StartError::Actor(error.to_string()))?;
@@ -231,6 +235,7 @@ impl System {
             limiters,
             breakers,
             callers,
+            steps,
             pool,
             calls: Gauge::default(),
             draining: AtomicBool::new(false),
@@ -402,6 +407,34 @@ impl System {
         }
     }
 
+    /// Starts one step of an agent: `work` is run, and run again after a panic, a hang or the loss
+    /// of its actor, within the step's own budget and deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] when the system has stopped.
+    pub async fn spawn_step<T, E, F, Fut>(
+        &self,
+        settings: StepSettings,
+        work: F,
+    ) -> Result<StepHandle<T, E>, StartError>
+    where
+        F: Fn(StepRun) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        let name = ADDED.fetch_add(1, Ordering::Relaxed).to_string();
+        let branch = self.shared.steps.clone();
+        let work = Arc::new(move |run| work(run).boxed());
+        let (step, handle) = Step::new(name.clone(), settings, branch, work);
+        self.shared
+            .steps
+            .add(&name, RestartKind::Transient, move || step.actor(), |_| {})
+            .await?;
+        Ok(handle)
+    }
+
     /// What happens from here on.
     #[must_use]
     pub fn events(&self) -> EventStream {
@@ -485,12 +518,13 @@ impl System {
         }
     }
 
-    fn branches(&self) -> [(&'static str, &Branch); 3] {
+    fn branches(&self) -> [(&'static str, &Branch); 4] {
         let shared = &self.shared;
         [
             ("limiters", &shared.limiters),
             ("breakers", &shared.breakers),
             ("callers", &shared.callers),
+            ("steps", &shared.steps),
         ]
     }
 
