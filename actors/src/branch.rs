@@ -100,6 +100,8 @@ impl Branch {
             {
                 Ok(())
             }
+            // A step can be over, and removed, before its start was answered.
+            Err(ChildError::Superseded { .. }) if kind == RestartKind::Transient => Ok(()),
             Ok(()) => Ok(()),
             Err(error) => Err(StartError::Actor(error.to_string())),
         }
