@@ -286,12 +286,14 @@ impl Quota {
         }
         let outstanding = self.outstanding_on(axis);
         if let (Some(remaining), Some(bucket)) = (word.remaining, &mut self.buckets[axis.index()]) {
-            // Requests and input are charged on arrival: of what is in flight, only what was sent in
-            // the last moments can be missing from the provider's count. Output is charged as it is
-            // produced, so all of it can.
+            // Requests and input are charged on arrival: of what is in flight, only what is on its
+            // way there, a second's rate at the most, can be missing from the provider's count.
+            // Output is reserved high and charged late, while the bucket refills. Taking it off what
+            // remains holds the calls in flight to what fits into one bucket: measured, 29 % of the
+            // quota used instead of 98 %.
             let uncharged = match axis {
-                Axis::Requests | Axis::Input => outstanding.min(bucket.burst()),
-                Axis::Output => outstanding,
+                Axis::Requests | Axis::Input => outstanding.min(bucket.per_minute().div_ceil(60)),
+                Axis::Output => 0,
             };
             let limit = u128::from(word.limit.unwrap_or_else(|| bucket.per_minute()).max(1));
             let paced = u128::from(remaining)
@@ -795,11 +797,12 @@ mod tests {
     }
 
     #[test]
-    fn what_remains_only_lowers_and_counts_what_is_in_flight() {
+    fn what_remains_only_lowers_and_counts_what_is_on_its_way() {
         let now = Instant::now();
         let mut quota = quota(now);
         let say = |quota: &mut Quota, remaining: u64| {
-            let axes = [None, None, word(Some(60_000), Some(remaining))];
+            let word = word(Some(60_000), Some(remaining));
+            let axes = [None, word, word];
             quota.learn(
                 &Learned {
                     axes,
@@ -807,15 +810,19 @@ mod tests {
                 },
                 now,
             );
-            levels(quota, now)[2]
+            [1, 2].map(|axis| levels(quota, now)[axis])
         };
         quota
-            .try_reserve(cost(1, 0, 1_000), now + MINUTE, now)
+            .try_reserve(cost(1, 400, 400), now + MINUTE, now)
             .unwrap();
-        assert_eq!(say(&mut quota, 50_000), 9_000);
-        assert_eq!(say(&mut quota, 7_000), 6_000);
-        assert_eq!(say(&mut quota, 60_000), 6_000);
-        assert_eq!(say(&mut quota, 0), -1_000);
+        assert_eq!(say(&mut quota, 50_000), [9_600, 9_600]);
+        assert_eq!(say(&mut quota, 7_000), [6_600, 7_000]);
+        quota
+            .try_reserve(cost(1, 4_600, 5_000), now + MINUTE, now)
+            .unwrap();
+        assert_eq!(say(&mut quota, 60_000), [2_000, 2_000]);
+        // A second's rate is 1000 tokens, though 5000 are in flight.
+        assert_eq!(say(&mut quota, 0), [-1_000, 0]);
     }
 
     #[test]
