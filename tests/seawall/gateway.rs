@@ -1,9 +1,9 @@
 //! The real binary between a real client and a real server.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +12,13 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use seawall::sim::recordings::{Recording, Recordings};
 use seawall::sim::{Fault, FaultKind, Settings, Sim, http as sim_http};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 /// `seawall serve` as a process of its own, ended with the test.
 struct Gateway {
     process: Child,
+    stdout: BufReader<ChildStdout>,
     base: String,
     client: reqwest::Client,
 }
@@ -50,6 +52,7 @@ impl Gateway {
             .to_owned();
         Self {
             process,
+            stdout,
             base,
             client: reqwest::Client::new(),
         }
@@ -173,6 +176,9 @@ fn fixtures() -> Vec<Recording> {
     })
     .collect()
 }
+
+/// Longest wait for a state.
+const BOUND: Duration = Duration::from_secs(10);
 
 const ONE_ATTEMPT: &str =
     "[routes.default]\nladder = [\"up\"]\nretry = { attempts = 1 }\n[targets.up]\n";
@@ -315,6 +321,11 @@ async fn what_the_gateway_refuses_is_refused_in_the_providers_shape() {
             "invalid_request_error",
         ),
         (gateway.post("/nowhere"), 404, "not_found_error"),
+        (
+            gateway.post("/_seawall/health"),
+            405,
+            "invalid_request_error",
+        ),
     ];
     for (asked, status, kind) in cases {
         let answer = asked.send().await.unwrap();
@@ -333,7 +344,15 @@ async fn a_client_that_hangs_up_stops_the_provider() {
     let (address, sim) = sim(instant(vec![stall])).await;
     let gateway = Gateway::start(address, "");
     let asked = gateway.post("/v1/messages").body(request(true)).send();
-    drop(tokio::time::timeout(Duration::from_millis(300), asked).await);
+    let begun = async {
+        while sim.stats().in_flight == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        answer = asked => panic!("a stalled provider answered: {answer:?}"),
+        begun = tokio::time::timeout(BOUND, begun) => begun.unwrap(),
+    }
     gateway.idle().await;
     for _ in 0..500 {
         if sim.stats().in_flight == 0 {
@@ -388,4 +407,110 @@ async fn a_used_port_and_a_broken_config_say_what_to_do() {
     );
     let open = run(&["serve", "--listen", "0.0.0.0:0"]);
     assert_eq!(open.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn a_body_of_unstated_length_is_cut_off_at_the_limit() {
+    let (address, sim) = sim(instant(Vec::new())).await;
+    let gateway = Gateway::start(address, "[gateway]\nbody_limit = \"1MiB\"\n");
+    let mut socket = TcpStream::connect(gateway.base.trim_start_matches("http://"))
+        .await
+        .unwrap();
+    let head = "POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nx-api-key: k\r\n\
+                transfer-encoding: chunked\r\n\r\n";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    // One byte over the limit, and no end: only the limit can bring the answer.
+    socket.write_all(b"100001\r\n").await.unwrap();
+    socket.write_all(&vec![b' '; (1 << 20) + 1]).await.unwrap();
+    let mut start = [0; 12];
+    let read = socket.read_exact(&mut start);
+    tokio::time::timeout(BOUND, read).await.unwrap().unwrap();
+    assert_eq!(&start, b"HTTP/1.1 413");
+    assert_eq!(sim.stats().attempts, 0);
+    gateway.idle().await;
+}
+
+#[cfg(unix)]
+fn terminate(gateway: &Gateway) {
+    let sent = Command::new("kill")
+        .args(["-TERM", &gateway.process.id().to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+#[cfg(unix)]
+async fn ended(gateway: &mut Gateway) -> Option<i32> {
+    let ended = async {
+        loop {
+            if let Some(status) = gateway.process.try_wait().unwrap() {
+                return status.code();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, ended).await.unwrap()
+}
+
+/// Waits until no new connection is taken.
+#[cfg(unix)]
+async fn closed(gateway: &Gateway) {
+    let address = gateway.base.trim_start_matches("http://");
+    let closed = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, closed).await.unwrap();
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_stop_lets_the_call_in_flight_finish() {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut gateway = Gateway::start(upstream.local_addr().unwrap(), ONE_ATTEMPT);
+    let asked = gateway.post("/v1/messages").body(request(false)).send();
+    let provider = async {
+        let (mut socket, _) = upstream.accept().await.unwrap();
+        let mut some = [0; 1024];
+        assert!(socket.read(&mut some).await.unwrap() > 0);
+        terminate(&gateway);
+        closed(&gateway).await;
+        let body =
+            r#"{"type":"message","content":[],"usage":{"input_tokens":3,"output_tokens":5}}"#;
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        socket.write_all(answer.as_bytes()).await.unwrap();
+        (socket, body)
+    };
+    let (answer, (_socket, body)) = tokio::join!(asked, provider);
+    let answer = answer.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.text().await.unwrap(), body);
+    assert_eq!(ended(&mut gateway).await, Some(0));
+    let mut more = String::new();
+    gateway.stdout.read_to_string(&mut more).unwrap();
+    assert_eq!(more, "", "one line on stdout and no other");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_second_signal_ends_a_drain_at_once() {
+    let stall = Fault::new(FaultKind::StallBeforeContent);
+    let (address, sim) = sim(instant(vec![stall])).await;
+    let mut gateway = Gateway::start(address, "[gateway]\ndrain = \"1h\"\n");
+    let asked = gateway.post("/v1/messages").body(request(true)).send();
+    let twice = async {
+        while sim.stats().in_flight == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        terminate(&gateway);
+        closed(&gateway).await;
+        terminate(&gateway);
+    };
+    let both = async { tokio::join!(asked, twice) };
+    let (answer, ()) = tokio::time::timeout(BOUND, both).await.unwrap();
+    drop(answer);
+    assert_eq!(ended(&mut gateway).await, Some(0));
 }

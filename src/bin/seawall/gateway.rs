@@ -11,3 +11,4 @@ pub(crate) mod metrics;
 pub(crate) mod reply;
 pub(crate) mod routes;
 pub(crate) mod server;
+pub(crate) mod stop;

@@ -7,8 +7,8 @@ use seawall::client::Seawall;
 use seawall::config::Config;
 use tokio::net::TcpListener;
 
+use crate::gateway::stop::Stop;
 use crate::gateway::{logging, metrics, server};
-use crate::signal::stop_asked;
 use crate::{ConfigArgs, complain, print, refuse};
 
 /// What `seawall serve` is told.
@@ -49,8 +49,9 @@ async fn serve(config: Config) -> Result<(), String> {
         .start()
         .await
         .map_err(|error| error.to_string())?;
+    let mut stop = Stop::listen().map_err(|why| format!("cannot listen to signals: {why}"))?;
     print(&format!("seawall listening on http://{address}"));
-    server::run(listener, seawall.clone(), prometheus, stop_asked()).await;
+    server::run(listener, seawall.clone(), prometheus, &mut stop).await;
     seawall.stop().await;
     Ok(())
 }

@@ -56,8 +56,7 @@ pub(crate) fn admit(
             return Err(FOREIGN_ORIGIN);
         }
     }
-    if gateway.client_keys.is_empty()
-        || presented(headers).is_some_and(|k| gateway.client(k).is_some())
+    if gateway.client_keys.is_empty() || presented(headers).any(|key| gateway.client(key).is_some())
     {
         Ok(())
     } else {
@@ -65,13 +64,14 @@ pub(crate) fn admit(
     }
 }
 
-fn presented(headers: &HeaderMap) -> Option<&[u8]> {
-    if let Some(key) = headers.get("x-api-key") {
-        return Some(key.as_bytes());
-    }
-    let value = headers.get(AUTHORIZATION)?.as_bytes();
-    let (scheme, token) = value.split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+/// The keys in both headers: some clients fill both, with the gateway's key in one of them.
+fn presented(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+        let (scheme, token) = value.as_bytes().split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+    });
+    let key = headers.get("x-api-key").map(|value| value.as_bytes());
+    key.into_iter().chain(bearer)
 }
 
 fn is_own_host(gateway: &Gateway, local: SocketAddr, host: &str) -> bool {
@@ -166,5 +166,32 @@ mod tests {
             ("origin", "https://app.example"),
         ];
         assert_eq!(asked(&gateway, &page), Ok(()));
+    }
+
+    #[test]
+    fn a_client_key_is_asked_for_and_found_in_either_header() {
+        // The SHA-256 of "test".
+        let gateway = gateway(
+            "[gateway]\nclient_keys = [{ name = \"a\", sha256 = \
+             \"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\" }]\n\
+             [targets.a]\napi_key_env = \"KEY\"\n",
+        );
+        let host = ("host", "localhost");
+        for (key, let_in) in [
+            (&[("x-api-key", "test")][..], true),
+            (&[("authorization", "bearer test")], true),
+            (
+                &[("x-api-key", "other"), ("authorization", "Bearer test")],
+                true,
+            ),
+            (&[], false),
+            (&[("x-api-key", "tes")], false),
+            (&[("authorization", "test")], false),
+            (&[("authorization", "Basic test")], false),
+        ] {
+            let headers = [&[host], key].concat();
+            let expected = if let_in { Ok(()) } else { Err(NO_KEY) };
+            assert_eq!(asked(&gateway, &headers), expected, "{key:?}");
+        }
     }
 }

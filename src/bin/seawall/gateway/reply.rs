@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use seawall::client::ask::Report;
 use seawall::error::Error;
 use seawall::provider::anthropic::error_body;
+use seawall_actors::error::Rejection;
 
 use super::admit::Stranger;
 
@@ -54,12 +55,7 @@ pub(crate) fn failure(error: Error) -> Response {
             with(status, headers, Body::from(body))
         }
         error => {
-            let status = match error.error_type() {
-                "overloaded_error" => {
-                    StatusCode::from_u16(OVERLOADED).unwrap_or_else(|_| error.status())
-                }
-                _ => error.status(),
-            };
+            let (status, error_type) = name(&error);
             let advice = error.advice();
             let message = match advice.as_str() {
                 "" => format!("seawall: {error}"),
@@ -67,7 +63,7 @@ pub(crate) fn failure(error: Error) -> Response {
             };
             // Refused before any attempt and due at a known time: coming back then is right.
             let again = matches!(error, Error::Refused(_)) && retry_after.is_some();
-            let mut answer = own(status, error.error_type(), &message, again, retry_after);
+            let mut answer = own(status, error_type, &message, again, retry_after);
             if let Some(report) = error.report() {
                 stamp(answer.headers_mut(), report);
             }
@@ -120,6 +116,32 @@ pub(crate) fn not_found() -> Response {
         false,
         None,
     )
+}
+
+/// The path is served, but not with this method.
+pub(crate) fn wrong_method() -> Response {
+    let message = "seawall: this path is not served with this method";
+    own(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "invalid_request_error",
+        message,
+        false,
+        None,
+    )
+}
+
+/// The status and the provider's word for an error that seawall itself answers.
+fn name(error: &Error) -> (StatusCode, &'static str) {
+    let Error::Refused(rejected) = error else {
+        return (error.status(), error.error_type());
+    };
+    match rejected.why {
+        Rejection::BreakerOpen | Rejection::RetryBudget | Rejection::QueueFull => (
+            StatusCode::from_u16(OVERLOADED).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
+            "overloaded_error",
+        ),
+        _ => (error.status(), error.error_type()),
+    }
 }
 
 fn own(

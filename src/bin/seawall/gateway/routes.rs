@@ -24,8 +24,11 @@ const PROFILE: &str = "x-seawall-profile";
 /// Everything that is served.
 pub(crate) fn router(door: Arc<Door>) -> Router {
     Router::new()
-        .route("/v1/messages", post(messages))
-        .route("/v1/messages/count_tokens", post(count_tokens))
+        .route("/v1/messages", post(messages).fallback(other))
+        .route(
+            "/v1/messages/count_tokens",
+            post(count_tokens).fallback(other),
+        )
         .route("/v1/{*rest}", any(other))
         .route("/api/hello", any(other))
         .route("/_seawall/health", get(admin::health))
@@ -34,6 +37,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/_seawall/metrics", get(admin::metrics))
         .route("/_seawall/", get(admin::page))
         .fallback(async || reply::not_found())
+        .method_not_allowed_fallback(async || reply::wrong_method())
         .layer(middleware::from_fn_with_state(Arc::clone(&door), let_in))
         .with_state(door)
 }

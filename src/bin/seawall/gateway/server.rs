@@ -12,10 +12,10 @@ use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use seawall::client::Seawall;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::routes;
-use crate::signal::stop_asked;
+use super::stop::Stop;
 
 /// What every request needs.
 #[derive(Debug)]
@@ -35,12 +35,15 @@ const LARGEST_HEAD: usize = 64 << 10;
 /// Pause after an accept that failed, such as for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
+/// How often histograms are folded. Samples pile up in between, and nobody need ever scrape.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// Serves until `stop`, then drains within the configured time.
 pub(crate) async fn run(
     listener: TcpListener,
     seawall: Seawall,
     prometheus: PrometheusHandle,
-    stop: impl Future<Output = ()>,
+    stop: &mut Stop,
 ) {
     let fallback = seawall.config().gateway.listen;
     let local = listener.local_addr().unwrap_or(fallback);
@@ -48,17 +51,19 @@ pub(crate) async fn run(
     let draining = AtomicBool::new(false);
     let door = Arc::new(Door {
         seawall: seawall.clone(),
-        prometheus,
+        prometheus: prometheus.clone(),
         local,
         draining,
     });
     let app = TowerToHyperService::new(routes::router(Arc::clone(&door)));
     let graceful = GracefulShutdown::new();
-    let mut stop = std::pin::pin!(stop);
+    let mut upkeep = interval(UPKEEP);
+    upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
-            () = &mut stop => break,
+            () = stop.asked() => break,
+            _ = upkeep.tick() => prometheus.run_upkeep(),
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => spawn(socket, app.clone(), graceful.watcher()),
                 Err(error) => {
@@ -82,7 +87,7 @@ pub(crate) async fn run(
         done = finish => if !done {
             tracing::warn!("some calls were still under way at the end of the drain");
         },
-        () = stop_asked() => tracing::warn!("stopped at once by a second signal"),
+        () = stop.asked() => tracing::warn!("stopped at once by a second signal"),
     }
 }
 
