@@ -7,6 +7,7 @@ use seawall::client::Seawall;
 use seawall::config::Config;
 use tokio::net::TcpListener;
 
+use crate::gateway::server::End;
 use crate::gateway::stop::Stop;
 use crate::gateway::{logging, metrics, server};
 use crate::{ConfigArgs, complain, print, refuse};
@@ -51,7 +52,11 @@ async fn serve(config: Config) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     let mut stop = Stop::listen().map_err(|why| format!("cannot listen to signals: {why}"))?;
     print(&format!("seawall listening on http://{address}"));
-    server::run(listener, seawall.clone(), prometheus, &mut stop).await;
-    seawall.stop().await;
+    if server::run(listener, seawall.clone(), prometheus, &mut stop).await == End::Drained {
+        tokio::select! {
+            () = seawall.stop() => {}
+            () = stop.asked() => {}
+        }
+    }
     Ok(())
 }

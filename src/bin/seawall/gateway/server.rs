@@ -26,6 +26,15 @@ pub(crate) struct Door {
     pub(crate) draining: AtomicBool,
 }
 
+/// How serving ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The calls had their time.
+    Drained,
+    /// A second signal: nothing is waited for any more.
+    AtOnce,
+}
+
 /// Slow headers are cut off: a client sends them in one packet.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 
@@ -44,7 +53,7 @@ pub(crate) async fn run(
     seawall: Seawall,
     prometheus: PrometheusHandle,
     stop: &mut Stop,
-) {
+) -> End {
     let fallback = seawall.config().gateway.listen;
     let local = listener.local_addr().unwrap_or(fallback);
     let drain = seawall.config().gateway.drain;
@@ -84,10 +93,16 @@ pub(crate) async fn run(
     };
     tokio::select! {
         biased;
-        done = finish => if !done {
-            tracing::warn!("some calls were still under way at the end of the drain");
-        },
-        () = stop.asked() => tracing::warn!("stopped at once by a second signal"),
+        done = finish => {
+            if !done {
+                tracing::warn!("some calls were still under way at the end of the drain");
+            }
+            End::Drained
+        }
+        () = stop.asked() => {
+            tracing::warn!("stopped at once by a second signal");
+            End::AtOnce
+        }
     }
 }
 
