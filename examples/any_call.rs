@@ -56,6 +56,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 })
                 .into(),
             deadline: Instant::now() + Duration::from_secs(5),
+            held_until: Instant::now() + Duration::from_secs(5),
+            continues: false,
             patience: Duration::from_secs(1),
             priority: Priority::Normal,
             retry: Retry::default(),

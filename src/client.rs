@@ -7,13 +7,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Uri};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use parking_lot::Mutex;
 use seawall_actors::caller::{Call, CallReport, Finished, Rung};
-use seawall_actors::error::CallError;
+use seawall_actors::error::{CallError, Rejected, Rejection};
 use seawall_actors::event::EventStream;
 use seawall_actors::policy::backoff::Backoff;
 use seawall_actors::policy::quota::Cost;
@@ -21,10 +24,11 @@ use seawall_actors::policy::retry::Retry;
 use seawall_actors::snapshot::Snapshot;
 use seawall_actors::system::System;
 use secrecy::ExposeSecret;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::config::{self, Config, Route};
+use crate::delivery::Delivery;
 use crate::error::Error;
 use crate::estimate;
 use crate::provider::anthropic::headers::{self as wire, Credential, Form};
@@ -38,13 +42,20 @@ mod builder;
 mod exchange;
 mod expectation;
 mod fixed;
+mod opening;
+mod reply_stream;
+mod resume;
 mod stream;
+mod stream_ends;
 mod targets;
+mod watchdog;
 
 use ask::{Ask, Endpoint, Reply, ReplyBody, ReplyStream, Report};
 use attempt::{Answer, AnswerBody, Failure};
 pub use builder::Builder;
-use exchange::{Exchange, LastAttempt, Prepared};
+use exchange::{Exchange, Prepared, Progress};
+use resume::Resumable;
+use stream_ends::StreamEnds;
 use targets::Targets;
 
 /// A running client. Cheap to clone.
@@ -62,7 +73,11 @@ struct Shared {
     /// Those of other connect timeouts in the configuration.
     transports: BTreeMap<Duration, Arc<dyn Transport>>,
     telemetry: Telemetry,
+    ends: StreamEnds,
 }
+
+/// A streamed call that has waited this long gets its 200 and pings.
+const WAIT_OUT_LOUD: Duration = Duration::from_secs(20);
 
 impl Seawall {
     /// A client to be configured.
@@ -73,6 +88,8 @@ impl Seawall {
 
     /// Answers one request: by the provider, by another rung, or with the reason why not.
     ///
+    /// A stream that has nothing to say after 20 s is handed over all the same and pings until the
+    /// answer comes, so that no watchdog on the way gives up; a failure is then its last event.
     /// Dropping the future, or later the reply's stream, ends the attempt under way at once and
     /// gives its permit back.
     ///
@@ -80,7 +97,43 @@ impl Seawall {
     ///
     /// [`Error`]: the provider's own last word, or what kept it from having one.
     pub async fn forward(&self, ask: Ask) -> Result<Reply, Error> {
-        let call: Arc<str> = Uuid::now_v7().to_string().into();
+        let began = Instant::now();
+        let id: Arc<str> = Uuid::now_v7().to_string().into();
+        let started = Started {
+            call: id,
+            began,
+            attempts: 0,
+            progress: Progress::default(),
+        };
+        let (exchange, call) = self.start(ask, started).await?;
+        if !exchange.is_stream() {
+            return self.run(exchange, call).await;
+        }
+        let seawall = self.clone();
+        let shared = Arc::clone(&exchange);
+        let mut running = async move { seawall.run(shared, call).await }.boxed();
+        match timeout_at(began + WAIT_OUT_LOUD, &mut running).await {
+            Ok(answered) => answered,
+            Err(_) => Ok(waiting(exchange, running)),
+        }
+    }
+
+    /// Asks for the rest of an answer that broke off: the same call goes on.
+    async fn resume(&self, broken: Arc<Exchange>, ask: Ask) -> Result<Reply, Error> {
+        let progress = broken.hand_over();
+        let started = Started {
+            call: Arc::clone(&broken.call),
+            began: broken.began,
+            attempts: progress.last.attempts,
+            progress,
+        };
+        drop(broken);
+        let (exchange, call) = self.start(ask, started).await?;
+        self.run(exchange, call).await
+    }
+
+    /// Resolves a request to what every rung is sent and how the call may go.
+    async fn start(&self, ask: Ask, started: Started) -> Result<(Arc<Exchange>, Call), Error> {
         let view = match ask.endpoint {
             Endpoint::Messages | Endpoint::CountTokens => Some(RequestView::parse(&ask.body)?),
             Endpoint::Other(..) => None,
@@ -90,15 +143,19 @@ impl Seawall {
         let route = config
             .route_for(ask.route.as_deref(), model)
             .ok_or_else(|| Error::UnknownRoute(ask.route.clone().unwrap_or_default()))?;
-        let (exchange, rungs) = self.prepare(&call, &ask, view.as_ref(), route).await?;
-        let exchange = Arc::new(exchange);
+        let (exchange, rungs) = self.prepare(started, &ask, view.as_ref(), route).await?;
         let call = self.call(&exchange, &ask, route, rungs)?;
+        Ok((Arc::new(exchange), call))
+    }
+
+    async fn run(&self, exchange: Arc<Exchange>, call: Call) -> Result<Reply, Error> {
+        exchange.begin();
         let operation = {
             let exchange = Arc::clone(&exchange);
             move |wire| attempt::attempt(Arc::clone(&exchange), wire)
         };
         let Finished { result, report } = self.shared.system.call(call, operation).await;
-        self.conclude(&exchange, route, result, &report)
+        self.conclude(&exchange, result, &report)
     }
 
     /// What every actor shows at this moment.
@@ -131,6 +188,11 @@ impl Seawall {
         self.shared.system.drain(deadline).await
     }
 
+    /// Ends the streams that are under way, each with an `error` event. [`Seawall::drain`] first.
+    pub fn end_streams(&self) {
+        self.shared.ends.throw();
+    }
+
     /// Stops the actors; calls still under way are refused. [`Seawall::drain`] first.
     pub async fn stop(&self) {
         self.shared.system.stop().await;
@@ -157,14 +219,29 @@ impl Seawall {
             Endpoint::Messages | Endpoint::CountTokens => true,
             Endpoint::Other(method, _) => method.is_idempotent(),
         };
-        let attempts = if repeatable { route.retry.attempts } else { 1 };
+        let attempts = if repeatable {
+            let left = route
+                .retry
+                .attempts
+                .saturating_sub(exchange.attempts_before);
+            if left == 0 {
+                return Err(Error::Refused(Rejected::new(Rejection::RetryBudget)));
+            }
+            left
+        } else {
+            1
+        };
         let retry = Backoff::new(route.retry.base, route.retry.cap)
             .and_then(|backoff| Retry::new(attempts, backoff, Retry::default().min_useful()))
             .map_err(|invalid| Error::Panicked(invalid.to_string()))?;
+        let deadline = exchange.began + exchange.timeouts.total;
+        let released = exchange.began + exchange.timeouts.generation;
         Ok(Call {
             id: Arc::clone(&exchange.call),
             rungs,
-            deadline: exchange.began + exchange.timeouts.total,
+            deadline,
+            held_until: deadline.max(released),
+            continues: exchange.attempts_before > 0,
             patience,
             priority,
             retry,
@@ -174,29 +251,41 @@ impl Seawall {
     /// Prepares what each rung of the route is sent.
     async fn prepare(
         &self,
-        call: &Arc<str>,
+        started: Started,
         ask: &Ask,
         view: Option<&RequestView>,
         route: &Route,
     ) -> Result<(Exchange, Vec<Rung>), Error> {
         let profile = ask.profile.unwrap_or(route.profile);
-        let timeouts = ask
-            .profile
-            .map_or(route.timeouts, crate::profile::Profile::timeouts);
+        let timeouts = ask.timeouts.unwrap_or_else(|| {
+            ask.profile
+                .map_or(route.timeouts, crate::profile::Profile::timeouts)
+        });
+        let delivery = ask
+            .delivery
+            .or(route.delivery)
+            .unwrap_or_else(|| profile.delivery());
         let model = view.and_then(|view| view.model.as_deref());
         let mut exchange = Exchange {
-            call: Arc::clone(call),
+            call: started.call,
             endpoint: ask.endpoint.clone(),
             route: route.name.as_str().into(),
             profile,
+            delivery,
+            on_disconnect: route.on_disconnect,
             model: model.map(Arc::from),
             streams: view.is_some_and(|view| view.stream),
             timeouts,
-            began: Instant::now(),
+            began: started.began,
             rungs: Vec::new(),
             telemetry: self.shared.telemetry.clone(),
+            ends: self.shared.ends.clone(),
+            ask: (delivery == Delivery::Resume || started.attempts > 0).then(|| ask.clone()),
+            attempts_before: started.attempts,
             upstream_us: AtomicU64::new(0),
-            last: Mutex::new(LastAttempt::default()),
+            progress: Mutex::new(started.progress),
+            status: AtomicU16::new(0),
+            unrecorded: AtomicBool::new(false),
         };
         let mut rungs = Vec::new();
         for rung in &route.ladder {
@@ -312,88 +401,106 @@ impl Seawall {
     fn conclude(
         &self,
         exchange: &Arc<Exchange>,
-        route: &Route,
         result: Result<Answer, CallError<Failure>>,
         report: &CallReport,
     ) -> Result<Reply, Error> {
+        exchange.waited(report);
         let rung = exchange.rungs.get(report.rung);
         let mut told = Report {
             call: Arc::clone(&exchange.call),
             rung: rung
                 .filter(|_| report.attempts > 0)
                 .map_or_else(|| "".into(), |r| Arc::clone(&r.name)),
-            attempts: report.attempts,
+            attempts: exchange.attempts_before + report.attempts,
             queued: report.queued,
             degraded: report.rung > 0,
         };
-        match result {
-            Ok(answer) => Ok(answered(exchange, rung, answer, told, report)),
-            Err(error) => {
-                let mut record = exchange.record();
-                record.queued = report.queued;
-                record.backed_off = report.backed_off;
-                if let CallError::Refused(rejected) = &error {
-                    record.verdict = rejected.why.as_str();
-                }
-                if let Some(text) = route
-                    .static_text
-                    .as_deref()
-                    .filter(|_| fixed::serves(&error))
-                {
-                    record.verdict = "static";
-                    exchange.finish(&record);
-                    told.rung = "static".into();
-                    told.degraded = true;
-                    return Ok(fixed::reply(exchange, text, told));
-                }
-                exchange.finish(&record);
-                Err(failed(exchange, error, told))
+        let error = match result {
+            Ok(answer) => return Ok(self.answered(exchange, answer, told)),
+            Err(error) => error,
+        };
+        let route = self.shared.config.routes.get(&*exchange.route);
+        let text = route.and_then(|route| route.static_text.as_deref());
+        // Half an answer can't go on in the fixed one.
+        let text = text.filter(|_| exchange.attempts_before == 0 && fixed::serves(&error));
+        if let Some(text) = text {
+            exchange.publish(Some("static"));
+            told.rung = "static".into();
+            told.degraded = true;
+            return Ok(fixed::reply(exchange, text, told));
+        }
+        exchange.publish(match &error {
+            CallError::Refused(rejected) => Some(rejected.why.as_str()),
+            _ => None,
+        });
+        Err(failed(exchange, error, told))
+    }
+
+    fn answered(&self, exchange: &Exchange, answer: Answer, told: Report) -> Reply {
+        let Answer {
+            status,
+            headers,
+            body,
+        } = answer;
+        exchange.progress.lock().request_id = headers
+            .get("request-id")
+            .and_then(|id| id.to_str().ok())
+            .map(str::to_owned);
+        let headers = wire::response_headers(&headers, matches!(body, AnswerBody::Whole(_)));
+        let body = match body {
+            AnswerBody::Whole(bytes) => {
+                exchange.publish(None);
+                ReplyBody::Whole(bytes)
             }
+            AnswerBody::Held(events) => {
+                exchange.publish(None);
+                ReplyBody::Stream(ReplyStream::held(events))
+            }
+            AnswerBody::Stream(watched) if exchange.delivery == Delivery::Resume => {
+                let resumable = Resumable::new(self.clone(), watched);
+                ReplyBody::Stream(ReplyStream::resumable(Box::new(resumable)))
+            }
+            AnswerBody::Stream(watched) => ReplyBody::Stream(ReplyStream::live(watched)),
+        };
+        Reply {
+            status,
+            headers,
+            body,
+            report: told,
         }
     }
 }
 
-fn answered(
-    exchange: &Arc<Exchange>,
-    rung: Option<&Arc<Prepared>>,
-    answer: Answer,
-    told: Report,
-    report: &CallReport,
-) -> Reply {
-    let Answer {
-        status,
-        headers,
-        body,
-    } = answer;
-    let request_id = headers
-        .get("request-id")
-        .and_then(|id| id.to_str().ok())
-        .map(str::to_owned);
-    let headers = wire::response_headers(&headers, matches!(body, AnswerBody::Whole { .. }));
-    let body = match body {
-        AnswerBody::Whole { bytes, usage } => {
-            let mut record = exchange.record();
-            record.queued = report.queued;
-            record.backed_off = report.backed_off;
-            record.request_id = request_id;
-            if let (Some(usage), Some(rung)) = (usage, rung) {
-                record.tokens = usage.billed();
-                exchange.learn_usage(rung, record.tokens);
-            }
-            exchange.finish(&record);
-            ReplyBody::Whole(bytes)
-        }
-        AnswerBody::Stream(mut watched) => {
-            watched.waited(report.queued, report.backed_off, request_id);
-            ReplyBody::Stream(ReplyStream(watched))
-        }
+/// The answer to a call that has been waited for long enough: a stream that pings until it comes.
+fn waiting(exchange: Arc<Exchange>, running: BoxFuture<'static, Result<Reply, Error>>) -> Reply {
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream; charset=utf-8"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    let report = Report {
+        call: Arc::clone(&exchange.call),
+        rung: "".into(),
+        attempts: exchange.progress.lock().last.attempts,
+        queued: exchange.began.elapsed(),
+        degraded: false,
     };
     Reply {
-        status,
+        status: StatusCode::OK,
         headers,
-        body,
-        report: told,
+        body: ReplyBody::Stream(ReplyStream::waiting(exchange, running)),
+        report,
     }
+}
+
+/// A call that is being set up: what it goes on from.
+struct Started {
+    call: Arc<str>,
+    began: Instant,
+    /// Attempts made before it, by the calls that it continues.
+    attempts: u32,
+    progress: Progress,
 }
 
 fn failed(exchange: &Exchange, error: CallError<Failure>, report: Report) -> Error {

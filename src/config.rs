@@ -18,8 +18,9 @@ use std::path::Path;
 
 pub use self::gateway::{ClientKey, Gateway, LogFormat, LogLevel};
 pub use self::problem::{ConfigError, Place, Problem};
-pub use self::route::{BreakerSettings, Delivery, ModelPattern, RetrySettings, Route, Rung};
+pub use self::route::{BreakerSettings, ModelPattern, OnDisconnect, RetrySettings, Route, Rung};
 pub use self::target::{ApiKey, Credential, KeyOrigin, Provider, QuotaSettings, Target};
+pub use crate::delivery::{Delivery, Hold};
 
 use self::document::{Document, Section};
 

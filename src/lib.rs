@@ -4,6 +4,7 @@ pub mod client;
 pub mod error;
 
 pub mod config;
+pub mod delivery;
 pub mod profile;
 
 pub mod estimate;

@@ -2,12 +2,14 @@
 //!
 //! The timeouts follow one another: `connect` until there is a connection, `headers` from there to
 //! the answer's status line, `first_content` from there to the first content, `stall` between two
-//! pieces of the answer. `total` spans the whole call: every attempt and every wait.
+//! pieces of the answer and `events` between two that are no pings. `total` spans the whole call:
+//! every attempt and every wait.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::delivery::Delivery;
 pub use seawall_actors::policy::wait_queue::Priority;
 
 /// What a call is for.
@@ -63,6 +65,18 @@ impl Profile {
             stall: Duration::from_secs(stall),
             events: Duration::from_secs(events),
             total: Duration::from_secs(total),
+            learn_first_content: false,
+            generation: LONGEST_GENERATION,
+        }
+    }
+
+    /// Returns how answers of streamed calls reach their caller where nothing else is said: an
+    /// agent's step is of no use in part, and everybody else wants the first word early.
+    #[must_use]
+    pub const fn delivery(self) -> Delivery {
+        match self {
+            Self::AgentStep => Delivery::Complete,
+            Self::Standard | Self::Interactive | Self::Batch => Delivery::AsItComes,
         }
     }
 
@@ -128,9 +142,17 @@ pub struct Timeouts {
     pub stall: Duration,
     /// Between two events that say something, pings left out: a provider can ping for ever.
     pub events: Duration,
-    /// The whole call, from its acceptance: every attempt and every wait.
+    /// The whole call, from its acceptance: every attempt and every wait, up to the answer's release.
     pub total: Duration,
+    /// Whether `first_content` is only an upper bound, and what the target usually takes decides.
+    pub learn_first_content: bool,
+    /// From the call's acceptance to the end of an answer that is handed on as it comes. As long as
+    /// `total` where that is configured; no default cuts a generation that goes on healthily.
+    pub generation: Duration,
 }
+
+/// 128,000 output tokens, the most that a model writes, at 36 a second, the pace of the slower ones.
+const LONGEST_GENERATION: Duration = Duration::from_secs(3_600);
 
 impl Timeouts {
     /// Returns the longest time that one attempt can take to its first content.

@@ -35,7 +35,7 @@ impl std::fmt::Debug for Telemetry {
 struct Shared {
     attempts: RwLock<HashMap<AttemptKey, Counter>>,
     calls: RwLock<HashMap<CallKey, Arc<CallMetrics>>>,
-    models: RwLock<HashMap<Arc<str>, Arc<ModelMetrics>>>,
+    models: RwLock<HashMap<(Arc<str>, bool), Arc<ModelMetrics>>>,
 }
 
 /// Target, status and verdict.
@@ -82,35 +82,26 @@ pub(crate) struct CallRecord {
     pub(crate) queued: Duration,
     pub(crate) backed_off: Duration,
     pub(crate) upstream_us: u64,
-    pub(crate) tokens: Tokens,
-    /// The tokens are a lower bound: the answer did not come whole.
-    pub(crate) estimated: bool,
+    /// What all its attempts used.
+    pub(crate) spent: Spent,
     /// The provider's id of the request.
     pub(crate) request_id: Option<String>,
 }
 
-impl CallRecord {
-    pub(crate) fn new(began: Instant) -> Self {
-        Self {
-            call: "".into(),
-            route: "".into(),
-            profile: Profile::Standard,
-            target: None,
-            model: None,
-            rung: 0,
-            attempts: 0,
-            status: 0,
-            verdict: "",
-            stream: false,
-            began,
-            first_content: None,
-            queued: Duration::ZERO,
-            backed_off: Duration::ZERO,
-            upstream_us: 0,
-            tokens: Tokens::default(),
-            estimated: false,
-            request_id: None,
-        }
+/// What answers used and cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Spent {
+    pub(crate) tokens: Tokens,
+    pub(crate) nano_dollars: u64,
+    /// Some of it is a lower bound: an answer did not come whole.
+    pub(crate) estimated: bool,
+}
+
+impl Spent {
+    pub(crate) fn add(&mut self, more: Self) {
+        self.tokens = self.tokens.plus(more.tokens);
+        self.nano_dollars = self.nano_dollars.saturating_add(more.nano_dollars);
+        self.estimated |= more.estimated;
     }
 }
 
@@ -171,31 +162,80 @@ impl Telemetry {
         Arc::clone(made)
     }
 
-    fn model_metrics(&self, model: &Arc<str>, known: bool) -> Arc<ModelMetrics> {
-        if let Some(found) = self.shared.models.read().get(model) {
+    fn model_metrics(&self, model: &Arc<str>, known: bool, stated: bool) -> Arc<ModelMetrics> {
+        let key = (Arc::clone(model), stated);
+        if let Some(found) = self.shared.models.read().get(&key) {
             return Arc::clone(found);
         }
+        let usage = if stated { "stated" } else { "lower_bound" };
         let plain = prices::normalise(model);
         let label = if known {
             plain.to_owned()
         } else {
             "unknown".to_owned()
         };
-        let tokens = |kind: &'static str| counter!("seawall_tokens_total", "model" => label.clone(), "kind" => kind);
+        let tokens = |kind: &'static str| counter!("seawall_tokens_total", "model" => label.clone(), "kind" => kind, "usage" => usage);
         let made = Arc::new(ModelMetrics {
             input: tokens("input"),
             output: tokens("output"),
             cache_read: tokens("cache_read"),
             cache_write: tokens("cache_write"),
-            cost: counter!("seawall_cost_nanodollars_total", "model" => label.clone()),
+            cost: counter!("seawall_cost_nanodollars_total", "model" => label.clone(), "usage" => usage),
             unpriced: (!known).then(|| counter!("seawall_unpriced_calls_total")),
         });
         let mut models = self.shared.models.write();
         // A client can name any model; the handles of unknown ones are not kept without end.
         if models.len() < MOST_SERIES {
-            models.insert(Arc::clone(model), Arc::clone(&made));
+            models.insert(key, Arc::clone(&made));
         }
         made
+    }
+
+    /// Counts the tokens and the cost of one answer: parts by the model that did the work, where it
+    /// was not `model`. `stated` tells the provider's own figures from a lower bound.
+    pub(crate) fn bill(
+        &self,
+        model: Option<&Arc<str>>,
+        parts: &[(Option<String>, Tokens)],
+        stated: bool,
+    ) -> Spent {
+        let mut spent = Spent::default();
+        for (by, tokens) in parts {
+            let by = by.as_deref().map(Arc::from);
+            let Some(model) = by.as_ref().or(model) else {
+                continue;
+            };
+            if *tokens == Tokens::default() {
+                continue;
+            }
+            spent.add(Spent {
+                tokens: *tokens,
+                nano_dollars: self.bill_one(model, tokens, stated),
+                estimated: !stated,
+            });
+        }
+        spent
+    }
+
+    fn bill_one(&self, model: &Arc<str>, tokens: &Tokens, stated: bool) -> u64 {
+        let today = jiff::tz::Offset::UTC
+            .to_datetime(jiff::Timestamp::now())
+            .date();
+        let terms = Terms::on(Day(today.year(), today.month(), today.day()));
+        let cost = prices::cost(model, tokens, &terms);
+        let nano = u64::try_from(cost.nano_dollars).unwrap_or(u64::MAX);
+        let metrics = self.model_metrics(model, cost.known, stated);
+        metrics.input.increment(tokens.input);
+        metrics.output.increment(tokens.output);
+        metrics.cache_read.increment(tokens.cache_read);
+        metrics
+            .cache_write
+            .increment(tokens.cache_write_5m + tokens.cache_write_1h);
+        metrics.cost.increment(nano);
+        if let Some(unpriced) = &metrics.unpriced {
+            unpriced.increment(1);
+        }
+        nano
     }
 }
 
@@ -222,7 +262,11 @@ pub(crate) fn finish(telemetry: &Telemetry, record: &CallRecord) {
     if let Some(ttft) = ttft {
         metrics.ttft.record(ttft.as_secs_f64());
     }
-    let cost = bill(telemetry, record);
+    let Spent {
+        tokens,
+        nano_dollars,
+        estimated,
+    } = record.spent;
     tracing::info!(
         target: "seawall::call",
         call = %record.call,
@@ -240,42 +284,14 @@ pub(crate) fn finish(telemetry: &Telemetry, record: &CallRecord) {
         ttft_ms = ttft.map(millis),
         queued_ms = millis(record.queued),
         overhead_us = u64::try_from(overhead.as_micros()).unwrap_or(u64::MAX),
-        input_tokens = record.tokens.input,
-        output_tokens = record.tokens.output,
-        cache_read_tokens = record.tokens.cache_read,
-        cache_write_tokens = record.tokens.cache_write_5m + record.tokens.cache_write_1h,
-        usage_estimated = record.estimated,
-        cost_nanodollars = cost,
+        input_tokens = tokens.input,
+        output_tokens = tokens.output,
+        cache_read_tokens = tokens.cache_read,
+        cache_write_tokens = tokens.cache_write_5m + tokens.cache_write_1h,
+        usage_estimated = estimated,
+        cost_nanodollars = nano_dollars,
         "call"
     );
-}
-
-/// Counts tokens and cost; returns the cost in nano-dollars.
-fn bill(telemetry: &Telemetry, record: &CallRecord) -> u64 {
-    let (Some(model), tokens) = (&record.model, record.tokens) else {
-        return 0;
-    };
-    if tokens == Tokens::default() {
-        return 0;
-    }
-    let today = jiff::tz::Offset::UTC
-        .to_datetime(jiff::Timestamp::now())
-        .date();
-    let terms = Terms::on(Day(today.year(), today.month(), today.day()));
-    let cost = prices::cost(model, &tokens, &terms);
-    let nano = u64::try_from(cost.nano_dollars).unwrap_or(u64::MAX);
-    let metrics = telemetry.model_metrics(model, cost.known);
-    metrics.input.increment(tokens.input);
-    metrics.output.increment(tokens.output);
-    metrics.cache_read.increment(tokens.cache_read);
-    metrics
-        .cache_write
-        .increment(tokens.cache_write_5m + tokens.cache_write_1h);
-    metrics.cost.increment(nano);
-    if let Some(unpriced) = &metrics.unpriced {
-        unpriced.increment(1);
-    }
-    nano
 }
 
 fn millis(time: Duration) -> u64 {

@@ -90,6 +90,8 @@ pub enum Timeout {
     FirstContent,
     /// Silence inside the answer.
     Stall,
+    /// Nothing but pings inside the answer.
+    Events,
     /// The whole attempt took too long.
     Total,
 }
@@ -135,12 +137,18 @@ pub fn judge_answer(headers: &HeaderMap, body: &[u8], now: Timestamp) -> Judged 
         Ok(Outer { kind: Some(kind) }) if kind.get() == "\"error\"" => judge_error(body, now),
         Ok(_) => Judged::ok(),
         Err(cut) if cut.is_eof() => judge_truncated(),
-        Err(_) => Judged::of(
-            Verdict::new(label::MALFORMED, Blame::Target, Again::Here),
-            "the provider's answer is not valid JSON",
-            Advice::TryLater,
-        ),
+        Err(_) => judge_malformed("a body that is not valid JSON"),
     }
+}
+
+/// Judges an answer that holds what no answer can; `what` says what that is.
+#[must_use]
+pub fn judge_malformed(what: &str) -> Judged {
+    Judged::of(
+        Verdict::new(label::MALFORMED, Blame::Target, Again::Here),
+        format!("the provider's answer is malformed: {what}"),
+        Advice::TryLater,
+    )
 }
 
 /// Judges the data of an `error` event, which comes under status 200.
@@ -177,6 +185,16 @@ pub fn judge_broken(kind: Broken) -> Judged {
     )
 }
 
+/// Judges an answer that was ended here, since the process is about to stop.
+#[must_use]
+pub fn judge_draining() -> Judged {
+    Judged::of(
+        Verdict::new(label::DRAINING, Blame::Departed, Again::Never),
+        "the answer was not whole when its gateway had to stop",
+        Advice::TryLater,
+    )
+}
+
 /// Judges an attempt whose clock ran out.
 #[must_use]
 pub fn judge_timeout(which: Timeout) -> Judged {
@@ -203,6 +221,12 @@ pub fn judge_timeout(which: Timeout) -> Judged {
             label::STALLED,
             Blame::Target,
             "the provider's answer fell silent for longer than the stall timeout",
+            Advice::TryLater,
+        ),
+        Timeout::Events => (
+            label::STALLED,
+            Blame::Target,
+            "the provider's answer brought nothing but pings for longer than the events timeout",
             Advice::TryLater,
         ),
         Timeout::Total => (

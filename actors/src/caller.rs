@@ -36,8 +36,13 @@ pub struct Call {
     pub id: Arc<str>,
     /// Where it may be answered, best first; 1 to 16.
     pub rungs: Vec<Rung>,
-    /// No part of the call outlasts this.
+    /// No part of the call outlasts this, up to its answer.
     pub deadline: Instant,
+    /// No permit of the call is held longer than this: later than the deadline where a committed
+    /// answer goes on after it.
+    pub held_until: Instant,
+    /// Whether this call goes on with another's work: then its first attempt is a retry too.
+    pub continues: bool,
     /// The call waits no longer than this, in all, for breakers and quotas.
     pub patience: Duration,
     /// Its place among those who wait.
@@ -354,7 +359,7 @@ where
         let knock = Knock {
             call: Arc::clone(&self.call.id),
             priority: self.call.priority,
-            again: self.report.attempts > 0,
+            again: self.call.continues || self.report.attempts > 0,
             elsewhere: self.ladder.has_next(),
             until,
         };
@@ -382,7 +387,7 @@ where
             until: self
                 .until
                 .min(self.call.deadline.checked_sub(useful).unwrap_or(asked)),
-            expires: self.call.deadline,
+            expires: self.call.held_until,
         };
         let answer = limiter.reserve(reservation).await;
         self.report.queued += asked.elapsed();
@@ -497,7 +502,7 @@ where
             let knock = Knock {
                 call: Arc::clone(&self.call.id),
                 priority: self.call.priority,
-                again: self.report.attempts > 0,
+                again: self.call.continues || self.report.attempts > 0,
                 elsewhere: false,
                 until,
             };

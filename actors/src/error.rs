@@ -40,7 +40,9 @@ pub struct Rejected {
 }
 
 impl Rejected {
-    pub(crate) const fn new(why: Rejection) -> Self {
+    /// A refusal by nobody in particular, without a time to come back.
+    #[must_use]
+    pub const fn new(why: Rejection) -> Self {
         Self {
             why,
             by: None,

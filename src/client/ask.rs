@@ -1,17 +1,15 @@
 //! What goes into the client and what comes out of it: HTTP without a socket.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::stream::Watched;
-use crate::profile::Profile;
+pub use super::reply_stream::ReplyStream;
+use crate::delivery::Delivery;
+use crate::profile::{Profile, Timeouts};
 
 /// One request for the provider, as a client wrote it.
 #[derive(Clone)]
@@ -28,6 +26,10 @@ pub struct Ask {
     pub route: Option<String>,
     /// Another profile than the route's.
     pub profile: Option<Profile>,
+    /// Another delivery than the route's or the profile's.
+    pub delivery: Option<Delivery>,
+    /// Other time limits than the route's or the profile's.
+    pub timeouts: Option<Timeouts>,
 }
 
 impl fmt::Debug for Ask {
@@ -52,6 +54,8 @@ impl Ask {
             body,
             route: None,
             profile: None,
+            delivery: None,
+            timeouts: None,
         }
     }
 }
@@ -109,21 +113,9 @@ pub struct Reply {
 pub enum ReplyBody {
     /// All of it.
     Whole(Bytes),
-    /// As it comes. It never fails: a stream that breaks off ends in the provider's own `error`
-    /// event. Dropping it stops the provider and gives the permit back.
+    /// As it comes, or as it was held. It never fails: a stream that breaks off ends in the
+    /// provider's own `error` event.
     Stream(ReplyStream),
-}
-
-/// A streamed answer: the provider's bytes, cut only between events.
-#[derive(Debug)]
-pub struct ReplyStream(pub(super) Box<Watched>);
-
-impl Stream for ReplyStream {
-    type Item = Bytes;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        self.0.poll_chunk(cx)
-    }
 }
 
 /// What a call took.

@@ -1,8 +1,9 @@
-//! One attempt on the wire: send, read up to the first content, judge.
+//! One attempt on the wire: send, read, judge.
 //!
-//! Up to the first content nothing has reached the user, so whatever goes wrong can be tried
-//! again unnoticed. From there the answer is committed: its permit travels with the stream.
+//! An answer that is not streamed is read here, a stream up to its release in [`opening`]. From
+//! there its permit travels with it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,12 +14,12 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use seawall_actors::caller::{Attempt, Outcome};
-use seawall_actors::permit::Permit;
 use seawall_actors::policy::quota::{AxisWord, Cost, Learned};
 use seawall_actors::verdict::Verdict;
 use tokio::time::{Instant, timeout_at};
 
-use super::exchange::{Exchange, Prepared};
+use super::exchange::{Exchange, OnTheWire, Prepared};
+use super::opening;
 use super::stream::Watched;
 use crate::provider::anthropic::limits::{AxisLimits, RateLimits};
 use crate::provider::anthropic::usage::{Tokens, Usage};
@@ -36,12 +37,10 @@ pub(super) struct Answer {
 }
 
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "made once an attempt and moved; a box would cost an allocation"
-)]
 pub(super) enum AnswerBody {
-    Whole { bytes: Bytes, usage: Option<Usage> },
+    Whole(Bytes),
+    /// A stream that is whole already.
+    Held(VecDeque<Bytes>),
     Stream(Box<Watched>),
 }
 
@@ -55,19 +54,18 @@ pub(super) struct Failure {
 }
 
 /// A whole answer larger than this is taken for nonsense, as is an error body: 64 MiB.
-const LARGEST_ANSWER: usize = 64 << 20;
-
-/// A stream without content is handed on after this, so that the client sees signs of life.
-const WAIT_OUT_LOUD: Duration = Duration::from_secs(20);
+pub(super) const LARGEST_ANSWER: usize = 64 << 20;
 
 /// Makes one attempt.
 pub(super) async fn attempt(exchange: Arc<Exchange>, attempt: Attempt) -> Outcome<Answer, Failure> {
     let began = Instant::now();
     let Some(prepared) = exchange.rung(attempt.rung) else {
-        return fail(&exchange, &attempt, judge_truncated(), None, None);
+        return fail(&exchange, &attempt, judge_truncated(), None, (None, None));
     };
     attempt.mark_sent();
+    let on_the_wire = OnTheWire::new(&exchange, &attempt);
     let outcome = send(&exchange, &prepared, &attempt).await;
+    on_the_wire.ended();
     let spent = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     exchange.upstream_us.fetch_add(spent, Ordering::Relaxed);
     outcome
@@ -91,7 +89,13 @@ async fn send(
         Ok(Ok(response)) => response,
         Ok(Err(broken)) => {
             tracing::debug!(call = %exchange.call, error = ?broken, "attempt broke");
-            return fail(exchange, attempt, judge_broken(broken.kind), None, None);
+            return fail(
+                exchange,
+                attempt,
+                judge_broken(broken.kind),
+                None,
+                (None, None),
+            );
         }
         Err(_) => {
             let which = if exchange.streams {
@@ -99,9 +103,10 @@ async fn send(
             } else {
                 Timeout::Total
             };
-            return fail(exchange, attempt, judge_timeout(which), None, None);
+            return fail(exchange, attempt, judge_timeout(which), None, (None, None));
         }
     };
+    exchange.heard(response.status);
     let now = Timestamp::now();
     let limits = RateLimits::read(response.status, &response.headers, now);
     let learned = learned(&limits);
@@ -109,14 +114,14 @@ async fn send(
         return refused(exchange, attempt, response, learned, now).await;
     }
     if is_event_stream(&response.headers, exchange.streams) {
-        return open_stream(exchange, prepared, attempt, response, learned).await;
+        return opening::open(exchange, prepared, attempt, response, learned).await;
     }
-    whole(exchange, attempt, response, learned, patience).await
+    whole((exchange, prepared), attempt, response, learned, patience).await
 }
 
 /// Reads an answer that is not streamed.
 async fn whole(
-    exchange: &Exchange,
+    (exchange, prepared): (&Exchange, &Prepared),
     attempt: &Attempt,
     response: Response,
     learned: Option<Learned>,
@@ -130,7 +135,7 @@ async fn whole(
     let now = Timestamp::now();
     let bytes = match collect(body, patience).await {
         Ok(bytes) => bytes,
-        Err(judged) => return fail(exchange, attempt, judged, None, learned),
+        Err(judged) => return fail(exchange, attempt, judged, None, (None, learned)),
     };
     let judged = if exchange.is_json() {
         judge_answer(&headers, &bytes, now)
@@ -138,12 +143,15 @@ async fn whole(
         Judged::ok()
     };
     if !judged.verdict.is_ok() {
-        return fail(exchange, attempt, judged, None, learned);
+        return fail(exchange, attempt, judged, None, (None, learned));
     }
+    exchange.count_attempt((attempt.number, attempt.rung), &Verdict::OK);
     let usage = Usage::from_body(&bytes);
-    let cost = usage.as_ref().map(|usage| true_cost(usage.billed()));
-    exchange.count_attempt(attempt, status.as_u16(), &Verdict::OK);
-    let body = AnswerBody::Whole { bytes, usage };
+    if let Some(usage) = &usage {
+        exchange.bill(prepared, usage);
+    }
+    let cost = usage.map(|usage| true_cost(usage.billed()));
+    let body = AnswerBody::Whole(bytes);
     Outcome::Ended {
         result: Ok(Answer {
             status,
@@ -185,7 +193,9 @@ async fn refused(
         None => learned,
     };
     let answer = (!broken).then_some((status, headers, bytes));
-    fail(exchange, attempt, judged, answer, learned)
+    // A status line without a success means that the provider did not process the request.
+    let cost = answer.is_some().then_some(Cost::ZERO);
+    fail(exchange, attempt, judged, answer, (cost, learned))
 }
 
 /// A 429's hint holds for everybody who shares the quota.
@@ -196,73 +206,16 @@ fn quota_pause(verdict: &Verdict) -> Option<Duration> {
         .flatten()
 }
 
-/// Reads a stream up to its first content.
-async fn open_stream(
-    exchange: &Arc<Exchange>,
-    prepared: &Arc<Prepared>,
-    attempt: &Attempt,
-    response: Response,
-    learned: Option<Learned>,
-) -> Outcome<Answer, Failure> {
-    let Response {
-        status,
-        headers,
-        body,
-    } = response;
-    let mut watched = Watched::new(Arc::clone(exchange), Arc::clone(prepared), body);
-    let content_by = attempt
-        .deadline
-        .min(Instant::now() + exchange.timeouts.first_content);
-    let aloud = exchange.began + WAIT_OUT_LOUD;
-    while !watched.is_committed() {
-        let patience = content_by.min(aloud.max(Instant::now()));
-        match timeout_at(patience, watched.read_one()).await {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) => break,
-            Ok(Err(judged)) => {
-                let said = watched.has_error();
-                let answer = if said {
-                    Some(watched.into_bytes().await)
-                } else {
-                    None
-                };
-                let answer = answer.map(|bytes| (status, headers, bytes));
-                return fail(exchange, attempt, judged, answer, learned);
-            }
-            Err(_) if Instant::now() >= content_by => {
-                let judged = judge_timeout(Timeout::FirstContent);
-                return fail(exchange, attempt, judged, None, learned);
-            }
-            Err(_) => break,
-        }
-    }
-    attempt.mark_content();
-    let Some(permit) = attempt.take_permit() else {
-        return fail(exchange, attempt, judge_truncated(), None, learned);
-    };
-    if let Some(learned) = learned {
-        permit.learn(learned);
-    }
-    watched.commit(permit, attempt.number, status.as_u16());
-    Outcome::Committed(Answer {
-        status,
-        headers,
-        body: AnswerBody::Stream(Box::new(watched)),
-    })
-}
-
-fn fail(
+/// Ends an attempt without an answer. `cost` is absent where only the verdict tells it.
+pub(super) fn fail(
     exchange: &Exchange,
     attempt: &Attempt,
     judged: Judged,
     answer: Option<(StatusCode, HeaderMap, Bytes)>,
-    learned: Option<Learned>,
+    (cost, learned): (Option<Cost>, Option<Learned>),
 ) -> Outcome<Answer, Failure> {
-    let status = answer.as_ref().map_or(0, |(status, ..)| status.as_u16());
-    exchange.count_attempt(attempt, status, &judged.verdict);
+    exchange.count_attempt((attempt.number, attempt.rung), &judged.verdict);
     let verdict = judged.verdict;
-    // A status line without a success means that the provider did not process the request.
-    let cost = (status != 0).then_some(Cost::ZERO);
     Outcome::Ended {
         result: Err(Failure {
             judged,
@@ -322,16 +275,6 @@ pub(super) const fn true_cost(tokens: Tokens) -> Cost {
         input: tokens.quota_input(),
         output: tokens.output,
     }
-}
-
-/// Ends the attempt of a stream.
-pub(super) fn settle(permit: Permit, verdict: &Verdict, tokens: Tokens) {
-    let cost = if tokens.input == 0 && tokens.output == 0 {
-        None
-    } else {
-        Some(true_cost(tokens))
-    };
-    permit.finish(verdict, cost);
 }
 
 fn learned(limits: &RateLimits) -> Option<Learned> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use seawall_actors::system::{System, SystemSettings};
 
+use super::stream_ends::StreamEnds;
 use super::targets::Targets;
 use super::{Seawall, Shared};
 use crate::config::{Config, Overrides};
@@ -75,6 +76,7 @@ impl Builder {
             transport,
             transports,
             telemetry: Telemetry::default(),
+            ends: StreamEnds::default(),
         };
         Ok(Seawall {
             shared: Arc::new(shared),

@@ -1,22 +1,27 @@
 //! What all attempts of one call share, and what each rung sends.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use parking_lot::Mutex;
-use seawall_actors::caller::Attempt;
+use seawall_actors::caller::{Attempt, CallReport};
 use seawall_actors::verdict::Verdict;
 use tokio::time::Instant;
 
-use super::ask::Endpoint;
+use super::ask::{Ask, Endpoint};
 use super::expectation::Expectation;
+use super::stream_ends::StreamEnds;
+use crate::config::OnDisconnect;
+use crate::delivery::Delivery;
 use crate::profile::{Profile, Timeouts};
-use crate::provider::anthropic::usage::Tokens;
-use crate::telemetry::{self, CallRecord, Telemetry};
+use crate::provider::anthropic::stream::StreamWatch;
+use crate::provider::anthropic::usage::{Tokens, Usage};
+use crate::telemetry::{self, CallRecord, Spent, Telemetry};
 use crate::transport::{Request, Transport};
+use crate::verdict::{Timeout, judge_timeout};
 
 /// Part of the time left that one attempt without streaming may use.
 const WHOLE_SHARE: f64 = 0.6;
@@ -31,18 +36,40 @@ pub(super) struct Exchange {
     pub(super) endpoint: Endpoint,
     pub(super) route: Arc<str>,
     pub(super) profile: Profile,
+    pub(super) delivery: Delivery,
+    pub(super) on_disconnect: OnDisconnect,
     pub(super) model: Option<Arc<str>>,
     pub(super) streams: bool,
     pub(super) timeouts: Timeouts,
     pub(super) began: Instant,
     pub(super) rungs: Vec<Arc<Prepared>>,
     pub(super) telemetry: Telemetry,
+    pub(super) ends: StreamEnds,
+    /// What was asked, where the answer may have to be asked for again.
+    pub(super) ask: Option<Ask>,
+    /// Attempts made for the same answer by calls that this one continues.
+    pub(super) attempts_before: u32,
     /// Microseconds that attempts took up to their first content or end.
     pub(super) upstream_us: AtomicU64,
-    pub(super) last: Mutex<LastAttempt>,
+    pub(super) progress: Mutex<Progress>,
+    /// Status of the attempt under way; 0 until its headers are there.
+    pub(super) status: AtomicU16,
+    /// Whether the call has begun and its record is still to come.
+    pub(super) unrecorded: AtomicBool,
 }
 
-/// What the last attempt of a call was, for its log line.
+/// What is known of a call so far, for its log line.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Progress {
+    pub(super) last: LastAttempt,
+    pub(super) first_content: Option<Instant>,
+    pub(super) queued: Duration,
+    pub(super) backed_off: Duration,
+    pub(super) request_id: Option<String>,
+    pub(super) spent: Spent,
+}
+
+/// What the last attempt of a call was.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct LastAttempt {
     pub(super) status: u16,
@@ -82,6 +109,11 @@ impl Exchange {
         self.rungs.get(rung).cloned()
     }
 
+    /// Whether the answer is a stream of the Messages API.
+    pub(super) fn is_stream(&self) -> bool {
+        self.streams && self.endpoint == Endpoint::Messages
+    }
+
     /// When an attempt that is not streamed has to be over.
     ///
     /// Its answer comes all at once, so a hang looks like work. Where the caller has said that the
@@ -110,25 +142,84 @@ impl Exchange {
                 && self.endpoint.path().starts_with("/v1/models")
     }
 
-    /// Counts one finished attempt. Status 0 means that none came.
-    pub(super) fn count_attempt(&self, attempt: &Attempt, status: u16, verdict: &Verdict) {
-        *self.last.lock() = LastAttempt {
+    /// From here on the call leaves a record, whatever becomes of it.
+    pub(super) fn begin(&self) {
+        self.unrecorded.store(true, Ordering::Relaxed);
+    }
+
+    /// Leaves the record to the call that continues this one.
+    pub(super) fn hand_over(&self) -> Progress {
+        self.unrecorded.store(false, Ordering::Relaxed);
+        self.progress.lock().clone()
+    }
+
+    /// Notes the status of the attempt under way.
+    pub(super) fn heard(&self, status: StatusCode) {
+        self.status.store(status.as_u16(), Ordering::Relaxed);
+    }
+
+    /// Notes what the call has waited for.
+    pub(super) fn waited(&self, report: &CallReport) {
+        let mut progress = self.progress.lock();
+        progress.queued += report.queued;
+        progress.backed_off += report.backed_off;
+    }
+
+    /// Notes the first content of the answer.
+    pub(super) fn saw_content(&self, at: Instant) {
+        self.progress.lock().first_content.get_or_insert(at);
+    }
+
+    /// Counts one finished attempt by its number in this call and its rung.
+    pub(super) fn count_attempt(&self, (number, rung): (u32, usize), verdict: &Verdict) {
+        let status = self.status.load(Ordering::Relaxed);
+        self.progress.lock().last = LastAttempt {
             status,
             label: verdict.label,
-            attempts: attempt.number,
-            rung: attempt.rung,
+            attempts: self.attempts_before.saturating_add(number),
+            rung,
         };
-        if let Some(prepared) = self.rungs.get(attempt.rung) {
+        if let Some(prepared) = self.rungs.get(rung) {
             self.telemetry
                 .attempt(&prepared.name, status, verdict.label);
         }
     }
 
-    /// The record of this call up to here.
-    pub(super) fn record(&self) -> CallRecord {
-        let last = *self.last.lock();
+    /// Bills a whole answer to the models that wrote it.
+    pub(super) fn bill(&self, prepared: &Prepared, usage: &Usage) {
+        let tokens = usage.billed();
+        prepared.expectation.learn(prepared.estimated_input, tokens);
+        let spent = self
+            .telemetry
+            .bill(prepared.model.as_ref(), &usage.billed_by_model(), true);
+        self.progress.lock().spent.add(spent);
+    }
+
+    /// Bills what came of an answer that did not come whole: a lower bound, unless the provider had
+    /// summed it up already.
+    pub(super) fn bill_part(&self, prepared: &Prepared, watch: &StreamWatch) -> Tokens {
+        let tokens = watch.billed();
+        let parts = if watch.is_final() {
+            watch.usage().billed_by_model()
+        } else {
+            vec![(None, tokens)]
+        };
+        let spent = self
+            .telemetry
+            .bill(prepared.model.as_ref(), &parts, watch.is_final());
+        self.progress.lock().spent.add(spent);
+        tokens
+    }
+
+    /// Publishes the call's record, once. `verdict` replaces that of the last attempt.
+    pub(super) fn publish(&self, verdict: Option<&'static str>) {
+        if !self.unrecorded.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let progress = self.progress.lock().clone();
+        let last = progress.last;
         let prepared = self.rungs.get(last.rung);
-        CallRecord {
+        let record = CallRecord {
             call: Arc::clone(&self.call),
             route: Arc::clone(&self.route),
             profile: self.profile,
@@ -139,20 +230,66 @@ impl Exchange {
             rung: last.rung,
             attempts: last.attempts,
             status: last.status,
-            verdict: last.label,
+            verdict: verdict.unwrap_or(last.label),
             stream: self.streams,
             began: self.began,
+            first_content: progress.first_content,
+            queued: progress.queued,
+            backed_off: progress.backed_off,
             upstream_us: self.upstream_us.load(Ordering::Relaxed),
-            ..CallRecord::new(self.began)
+            spent: progress.spent,
+            request_id: progress.request_id,
+        };
+        telemetry::finish(&self.telemetry, &record);
+    }
+}
+
+/// A call that was dropped before its end has left all the same. By now its attempt, which holds
+/// the exchange too, has been counted.
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.publish(Some(Verdict::DEPARTED.label));
+    }
+}
+
+/// An attempt that has been sent. Dropped with its future, it is counted as the caller's leaving,
+/// or as the timeout that the call's deadline is.
+#[derive(Debug)]
+pub(super) struct OnTheWire {
+    exchange: Arc<Exchange>,
+    /// Number and rung.
+    attempt: (u32, usize),
+    deadline: Instant,
+    counted: bool,
+}
+
+impl OnTheWire {
+    pub(super) fn new(exchange: &Arc<Exchange>, attempt: &Attempt) -> Self {
+        exchange.status.store(0, Ordering::Relaxed);
+        Self {
+            exchange: Arc::clone(exchange),
+            attempt: (attempt.number, attempt.rung),
+            deadline: attempt.deadline,
+            counted: false,
         }
     }
 
-    /// Teaches the rung's expectation what an answer really took.
-    pub(super) fn learn_usage(&self, prepared: &Prepared, tokens: Tokens) {
-        prepared.expectation.learn(prepared.estimated_input, tokens);
+    /// The attempt has come to an end of its own, and counted itself.
+    pub(super) fn ended(mut self) {
+        self.counted = true;
     }
+}
 
-    pub(super) fn finish(&self, record: &CallRecord) {
-        telemetry::finish(&self.telemetry, record);
+impl Drop for OnTheWire {
+    fn drop(&mut self) {
+        if self.counted {
+            return;
+        }
+        let verdict = if Instant::now() < self.deadline {
+            Verdict::DEPARTED
+        } else {
+            judge_timeout(Timeout::Total).verdict
+        };
+        self.exchange.count_attempt(self.attempt, &verdict);
     }
 }

@@ -1,8 +1,12 @@
-//! A streamed answer on its way to the client.
+//! A streamed answer as it comes from the provider.
 //!
 //! The provider's bytes pass unchanged, cut only between events: half an event is held back until
-//! it is whole, so that a stream that breaks off can still end in a valid `error` event. The end
-//! is clean only after `message_stop`. Held: at most one event beyond what the client has read.
+//! it is whole, and a malformed one is not forwarded, so that a stream that breaks off can still end
+//! in a valid `error` event. The end is clean only after `message_stop`.
+//!
+//! Memory: at most what one read brought and one event beyond it (32 MiB, the provider's own limit
+//! on a request) is held here, and nothing is read while the reader does not ask, so a slow reader
+//! slows the provider. Before its release an answer is held whole, up to 64 MiB.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -14,19 +18,22 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use seawall_actors::permit::Permit;
-use seawall_actors::verdict::Verdict;
+use seawall_actors::verdict::{Blame, Verdict};
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
-use super::attempt::settle;
+use super::attempt::{LARGEST_ANSWER, true_cost};
 use super::exchange::{Exchange, Prepared};
-use crate::provider::anthropic::error_event;
+use super::watchdog::Watchdog;
 use crate::provider::anthropic::stream::{End, Seen, StreamWatch};
-use crate::provider::anthropic::usage::Tokens;
+use crate::provider::anthropic::usage::{Tokens, Usage};
 use crate::transport::sse::SseDecoder;
 use crate::transport::{Body, TransportError};
-use crate::verdict::{Judged, Timeout, judge_broken, judge_timeout, judge_truncated};
+use crate::verdict::{
+    Judged, Timeout, judge_broken, judge_draining, judge_malformed, judge_timeout,
+};
 
-/// How long a stream may take to close after its `error` event.
+/// How long a stream may take to close after its last word.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// A stream and everything that has to end with it.
@@ -34,284 +41,351 @@ const LAST_WORDS: Duration = Duration::from_millis(250);
 pub(super) struct Watched {
     exchange: Arc<Exchange>,
     prepared: Arc<Prepared>,
+    /// The attempt's number and rung.
+    attempt: (u32, usize),
     body: Body,
     decoder: SseDecoder,
     watch: StreamWatch,
-    /// Whole events that the client has not read.
+    dog: Watchdog,
+    /// Whole events that nobody has read.
     ready: VecDeque<Bytes>,
+    ready_bytes: usize,
     /// The start of an event whose end has not come.
     partial: BytesMut,
-    committed: Option<Committed>,
-    first_content: Option<Instant>,
-    last_event: Instant,
-    queued: Duration,
-    backed_off: Duration,
-    request_id: Option<String>,
-    ended: bool,
+    released: Option<Released>,
+    failed: Option<BrokenOff>,
+    over: bool,
 }
 
 #[derive(Debug)]
-struct Committed {
+struct Released {
     permit: Option<Permit>,
-    number: u32,
-    status: u16,
     alarm: Pin<Box<Sleep>>,
+    /// The end of all streams.
+    thrown: Pin<Box<OwnedNotified>>,
+}
+
+/// Why a stream ended before it was whole.
+#[derive(Debug)]
+pub(super) struct BrokenOff {
+    pub(super) judged: Judged,
+    /// The provider's own `error` event, if it sent one.
+    pub(super) said: Option<Bytes>,
+}
+
+impl BrokenOff {
+    pub(super) const fn of(judged: Judged) -> Self {
+        Self { judged, said: None }
+    }
 }
 
 impl Watched {
-    pub(super) fn new(exchange: Arc<Exchange>, prepared: Arc<Prepared>, body: Body) -> Self {
+    pub(super) fn new(
+        exchange: Arc<Exchange>,
+        prepared: Arc<Prepared>,
+        attempt: (u32, usize),
+        body: Body,
+        deadline: Instant,
+    ) -> Self {
+        let mut timeouts = exchange.timeouts;
+        if timeouts.learn_first_content {
+            timeouts.first_content = prepared
+                .expectation
+                .first_content_timeout(timeouts.first_content);
+        }
         Self {
             exchange,
             prepared,
+            attempt,
             body,
             decoder: SseDecoder::new(),
             watch: StreamWatch::new(),
+            dog: Watchdog::new(timeouts, Instant::now(), deadline),
             ready: VecDeque::new(),
+            ready_bytes: 0,
             partial: BytesMut::new(),
-            committed: None,
-            first_content: None,
-            last_event: Instant::now(),
-            queued: Duration::ZERO,
-            backed_off: Duration::ZERO,
-            request_id: None,
-            ended: false,
+            released: None,
+            failed: None,
+            over: false,
         }
     }
 
-    /// Whether content has come, or the whole answer without any.
-    pub(super) const fn is_committed(&self) -> bool {
-        self.watch.has_content() || self.watch.is_stopped()
+    pub(super) const fn exchange(&self) -> &Arc<Exchange> {
+        &self.exchange
     }
 
-    /// Whether the provider itself has said that it failed.
-    pub(super) fn has_error(&self) -> bool {
-        self.watch.error().is_some()
+    /// When the first content came.
+    pub(super) const fn first_content(&self) -> Option<Instant> {
+        self.dog.first_content()
     }
 
-    /// Reads one chunk before the commit; `false` at a whole answer's end. Cancel safe.
-    pub(super) async fn read_one(&mut self) -> Result<bool, Judged> {
-        let Some(chunk) = self.body.next().await else {
-            self.ended = true;
-            return match self.watch.end() {
-                End::Complete => Ok(false),
-                End::Truncated | End::Failed => Err(self.watch.judge()),
-            };
-        };
-        let chunk = chunk.map_err(|broken: TransportError| judge_broken(broken.kind))?;
-        self.take(&chunk)?;
-        match self.watch.error() {
-            Some(error) if !self.is_committed() => Err(error.clone()),
-            _ => Ok(true),
-        }
+    /// Output tokens that have come at least.
+    pub(super) const fn output_tokens(&self) -> u64 {
+        self.watch.output_floor()
     }
 
-    /// Everything that came, for an answer that turned out to be the provider's own error. The
-    /// rest of it is on its way, if there is any.
-    pub(super) async fn into_bytes(mut self) -> Bytes {
-        let rest = async { while let Ok(true) = self.read_rest().await {} };
-        // Err means that the provider keeps the connection open after its last word.
-        drop(timeout_at(Instant::now() + LAST_WORDS, rest).await);
-        let mut all = BytesMut::new();
-        for chunk in &self.ready {
-            all.extend_from_slice(chunk);
-        }
-        all.extend_from_slice(&self.partial);
-        all.freeze()
+    /// Whether nothing more will come.
+    pub(super) const fn is_over(&self) -> bool {
+        self.over
     }
 
-    async fn read_rest(&mut self) -> Result<bool, Judged> {
-        match self.body.next().await {
-            Some(Ok(chunk)) => self.take(&chunk).map(|()| true),
-            _ => Ok(false),
-        }
+    /// Whether the provider has begun to work on the answer.
+    pub(super) const fn has_started(&self) -> bool {
+        self.watch.has_started()
     }
 
-    /// From here on the answer reaches the client as it comes.
-    pub(super) fn commit(&mut self, permit: Permit, number: u32, status: u16) {
-        let now = Instant::now();
-        let alarm = Box::pin(sleep_until(now + self.exchange.timeouts.stall));
-        self.last_event = now;
-        self.first_content.get_or_insert(now);
-        self.committed = Some(Committed {
-            permit: Some(permit),
-            number,
-            status,
-            alarm,
-        });
+    /// When the answer has been silent for too long, and which clock says so.
+    pub(super) fn silent_until(&self) -> (Instant, Timeout) {
+        self.dog.next()
     }
 
-    /// Notes, for the call's record, what the call waited for before this answer.
-    pub(super) fn waited(
-        &mut self,
-        queued: Duration,
-        backed_off: Duration,
-        request_id: Option<String>,
-    ) {
-        self.queued = queued;
-        self.backed_off = backed_off;
-        self.request_id = request_id;
-    }
-
-    /// Takes in a chunk: events that are whole become ready, the rest waits.
-    fn take(&mut self, chunk: &Bytes) -> Result<(), Judged> {
-        let (watch, now) = (&mut self.watch, Timestamp::now());
-        let mut alive = false;
-        let whole = self.decoder.push(chunk, |frame| {
-            alive |= watch.see(frame, now) != Seen::Ping;
-        });
-        let Ok(whole) = whole else {
-            return Err(judge_truncated());
-        };
-        if alive {
-            self.last_event = Instant::now();
+    /// Reads one chunk before the release. Cancel safe.
+    pub(super) async fn read_on(&mut self) -> Result<(), BrokenOff> {
+        let read = self.body.next().await;
+        self.arrived(read)?;
+        if self.ready_bytes > LARGEST_ANSWER {
+            return Err(BrokenOff::of(judge_malformed("more than 64 MiB of events")));
         }
-        if self.watch.has_content() && self.first_content.is_none() {
-            self.first_content = Some(Instant::now());
-        }
-        if whole == 0 {
-            self.partial.extend_from_slice(chunk);
-            return Ok(());
-        }
-        let events = chunk.slice(..whole);
-        if self.partial.is_empty() {
-            self.ready.push_back(events);
-        } else {
-            self.partial.extend_from_slice(&events);
-            self.ready.push_back(self.partial.split().freeze());
-        }
-        self.partial
-            .extend_from_slice(chunk.get(whole..).unwrap_or_default());
         Ok(())
     }
 
-    /// The next bytes for the client.
-    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        loop {
-            if let Some(ready) = self.ready.pop_front() {
-                return Poll::Ready(Some(ready));
+    /// Takes in what the body brought: a chunk, its end or a break.
+    fn arrived(&mut self, read: Option<Result<Bytes, TransportError>>) -> Result<(), BrokenOff> {
+        match read {
+            Some(Ok(chunk)) => match self.take(&chunk) {
+                // What follows a whole answer can't spoil it any more.
+                Err(_) if self.end_if_stopped() => Ok(()),
+                taken => taken,
+            },
+            _ if self.end_if_stopped() => Ok(()),
+            Some(Err(broken)) => Err(BrokenOff::of(judge_broken(broken.kind))),
+            None => Err(BrokenOff::of(self.watch.judge())),
+        }
+    }
+
+    /// Ends a stream whose message is whole. `false` if it is not.
+    pub(super) fn end_if_stopped(&mut self) -> bool {
+        if self.watch.end() != End::Complete {
+            return false;
+        }
+        // What stands after the last whole event, such as a comment, is the provider's too.
+        let rest = self.partial.split().freeze();
+        self.push(rest);
+        self.over = true;
+        true
+    }
+
+    fn push(&mut self, events: Bytes) {
+        if !events.is_empty() {
+            self.ready_bytes = self.ready_bytes.saturating_add(events.len());
+            self.ready.push_back(events);
+        }
+    }
+
+    /// Takes in a chunk: events that are whole become ready, the rest waits.
+    fn take(&mut self, chunk: &Bytes) -> Result<(), BrokenOff> {
+        let (watch, now) = (&mut self.watch, Instant::now());
+        let (was_stopped, mut alive, mut last) = (watch.is_stopped(), false, Seen::Other);
+        let wall = Timestamp::now();
+        let pushed = self.decoder.push_while(chunk, |frame| {
+            last = watch.see(frame, wall);
+            alive |= last != Seen::Ping;
+            !matches!(last, Seen::Error | Seen::Malformed(_))
+        });
+        let pushed = pushed.map_err(|error| BrokenOff::of(judge_malformed(&error.to_string())))?;
+        self.dog.bytes(now);
+        if alive {
+            self.dog.event(now);
+        }
+        if self.watch.has_content() && self.dog.first_content().is_none() {
+            self.dog.content(now);
+            self.prepared
+                .expectation
+                .learn_first_content(self.dog.since_headers(now));
+        }
+        if !was_stopped && self.watch.is_stopped() {
+            // From here on there is only the end to wait for.
+            self.dog.end_by(now + LAST_WORDS);
+        }
+        let rest = self.split(chunk, pushed.whole);
+        let Some(refused) = pushed.refused else {
+            self.partial.extend_from_slice(&rest);
+            return Ok(());
+        };
+        let start = std::mem::take(&mut self.partial);
+        let judged = match last {
+            Seen::Malformed(why) => judge_malformed(why),
+            _ => self.watch.judge(),
+        };
+        let said = (last == Seen::Error).then(|| {
+            let end = refused.saturating_sub(pushed.whole);
+            join(start, rest.slice(..end.min(rest.len())))
+        });
+        Err(BrokenOff { judged, said })
+    }
+
+    /// Makes the whole events at the start of a chunk ready and returns the rest.
+    fn split(&mut self, chunk: &Bytes, whole: usize) -> Bytes {
+        if whole > 0 {
+            let events = chunk.slice(..whole);
+            let events = join(std::mem::take(&mut self.partial), events);
+            self.push(events);
+        }
+        chunk.slice(whole..)
+    }
+
+    /// Everything that came of an answer that turned out to be the provider's own error. The rest
+    /// of it is on its way, if there is any.
+    pub(super) async fn into_bytes(mut self, said: Bytes) -> Bytes {
+        let mut all = BytesMut::new();
+        for events in self.ready.drain(..) {
+            all.extend_from_slice(&events);
+        }
+        all.extend_from_slice(&said);
+        let by = Instant::now() + LAST_WORDS;
+        while let Ok(Some(Ok(chunk))) = timeout_at(by, self.body.next()).await {
+            if all.len() > LARGEST_ANSWER {
+                break;
             }
-            if self.ended {
-                self.settle_clean_end();
+            all.extend_from_slice(&chunk);
+        }
+        all.freeze()
+    }
+
+    /// All events of a whole answer and what it used. It is billed with that.
+    pub(super) fn into_whole(mut self) -> (VecDeque<Bytes>, Usage) {
+        let usage = self.watch.usage().clone();
+        self.exchange.bill(&self.prepared, &usage);
+        (std::mem::take(&mut self.ready), usage)
+    }
+
+    /// What it used, as far as that is known.
+    pub(super) fn tokens(&self) -> Tokens {
+        self.watch.billed()
+    }
+
+    /// Bills what came of an answer that broke off.
+    pub(super) fn bill_part(&self) -> Tokens {
+        self.exchange.bill_part(&self.prepared, &self.watch)
+    }
+
+    /// From here on the answer reaches the caller as it comes.
+    pub(super) fn release(&mut self, permit: Permit) {
+        let end = self.exchange.began + self.exchange.timeouts.generation;
+        if !self.watch.is_stopped() {
+            self.dog.end_by(end);
+        }
+        let (until, _) = self.dog.next();
+        self.released = Some(Released {
+            permit: Some(permit),
+            alarm: Box::pin(sleep_until(until)),
+            thrown: self.exchange.ends.thrown(),
+        });
+    }
+
+    /// The next events for the caller, or, once, why there are no more.
+    pub(super) fn poll_events(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BrokenOff>>> {
+        loop {
+            if let Some(events) = self.ready.pop_front() {
+                self.ready_bytes = self.ready_bytes.saturating_sub(events.len());
+                return Poll::Ready(Some(Ok(events)));
+            }
+            if let Some(broken) = self.failed.take() {
+                self.settle(&broken.judged.verdict);
+                return Poll::Ready(Some(Err(broken)));
+            }
+            if self.over {
+                self.settle(&Verdict::OK);
                 return Poll::Ready(None);
             }
-            match self.body.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(chunk))) => {
-                    self.wind(Instant::now());
-                    if let Err(judged) = self.take(&chunk) {
-                        self.break_off(judged);
-                    }
-                }
-                Poll::Ready(Some(Err(broken))) => self.break_off(judge_broken(broken.kind)),
-                Poll::Ready(None) => match self.watch.end() {
-                    End::Complete => {
-                        // What stands after the last whole event, such as a comment, is the provider's too.
-                        let rest = self.partial.split().freeze();
-                        self.ended = true;
-                        if !rest.is_empty() {
-                            self.ready.push_back(rest);
-                        }
-                    }
-                    End::Failed => self.fail_as_said(),
-                    End::Truncated => self.break_off(judge_truncated()),
-                },
-                Poll::Pending => match self.poll_alarm(cx) {
-                    Poll::Ready(()) => self.break_off(judge_timeout(Timeout::Stall)),
+            let arrived = match self.body.poll_next_unpin(cx) {
+                Poll::Ready(read) => self.arrived(read),
+                Poll::Pending => match self.poll_patience(cx) {
+                    Poll::Ready(broken) if !self.end_if_stopped() => Err(broken),
+                    Poll::Ready(_) => Ok(()),
                     Poll::Pending => return Poll::Pending,
                 },
+            };
+            if let Err(broken) = arrived {
+                self.failed = Some(broken);
+                self.over = true;
             }
         }
     }
 
-    fn wind(&mut self, now: Instant) {
-        let timeouts = &self.exchange.timeouts;
-        let by = (now + timeouts.stall).min(self.last_event + timeouts.events);
-        let by = by.min(self.exchange.began + timeouts.total);
-        if let Some(committed) = &mut self.committed {
-            committed.alarm.as_mut().reset(by);
-        }
-    }
-
-    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.committed {
-            Some(committed) => committed.alarm.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
-    }
-
-    /// Ends a committed stream that broke: with the provider's `error` event, never cleanly.
-    fn break_off(&mut self, judged: Judged) {
-        if self.ended {
-            return;
-        }
-        self.ended = true;
-        self.partial.clear();
-        let error_type = match judged.verdict.blame {
-            seawall_actors::verdict::Blame::Network => "api_error",
-            _ => "overloaded_error",
+    /// Whether the wait for the provider is over: its silence is too long, or all streams end.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<BrokenOff> {
+        let (until, which) = self.dog.next();
+        let Some(released) = &mut self.released else {
+            return Poll::Pending;
         };
-        let event = error_event(error_type, &judged.message, None);
-        self.ready.push_back(Bytes::from(event));
-        self.settle(&judged.verdict);
-    }
-
-    /// The provider itself ended the stream with an error, which the client has.
-    fn fail_as_said(&mut self) {
-        self.ended = true;
-        let verdict = self.watch.judge().verdict;
-        self.settle(&verdict);
-    }
-
-    fn settle_clean_end(&mut self) {
-        if self.watch.end() == End::Complete {
-            self.settle(&Verdict::OK);
+        if self.exchange.ends.is_thrown() || released.thrown.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(BrokenOff::of(judge_draining()));
         }
-    }
-
-    /// What was used, as far as it is known.
-    fn tokens(&self) -> Tokens {
-        let billed = self.watch.usage().billed();
-        Tokens {
-            output: self.watch.output_floor(),
-            ..billed
+        if released.alarm.deadline() != until {
+            released.alarm.as_mut().reset(until);
         }
+        released
+            .alarm
+            .as_mut()
+            .poll(cx)
+            .map(|()| BrokenOff::of(judge_timeout(which)))
     }
 
     /// Ends the attempt, once.
     fn settle(&mut self, verdict: &Verdict) {
-        let Some(committed) = &mut self.committed else {
+        let permit = self.released.as_mut().and_then(|r| r.permit.take());
+        let Some(permit) = permit else {
             return;
         };
-        let Some(permit) = committed.permit.take() else {
-            return;
+        self.exchange.count_attempt(self.attempt, verdict);
+        let tokens = if verdict.is_ok() {
+            let usage = self.watch.usage();
+            self.exchange.bill(&self.prepared, usage);
+            usage.billed()
+        } else {
+            self.bill_part()
         };
-        let (number, status) = (committed.number, committed.status);
-        let tokens = self.tokens();
+        let known = tokens.input > 0 || tokens.output > 0;
+        permit.finish(verdict, known.then(|| true_cost(tokens)));
         if verdict.is_ok() {
-            self.exchange.learn_usage(&self.prepared, tokens);
+            self.exchange.publish(None);
         }
-        {
-            let mut last = self.exchange.last.lock();
-            last.status = status;
-            last.label = verdict.label;
-            last.attempts = number;
-        }
-        self.exchange
-            .telemetry
-            .attempt(&self.prepared.name, status, verdict.label);
-        let mut record = self.exchange.record();
-        record.first_content = self.first_content;
-        record.tokens = tokens;
-        record.queued = self.queued;
-        record.backed_off = self.backed_off;
-        record.request_id = self.request_id.take();
-        record.estimated = !verdict.is_ok();
-        self.exchange.finish(&record);
-        settle(permit, verdict, tokens);
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.settle(&Verdict::DEPARTED);
+        // A reader that has the whole answer has not left.
+        let verdict = if self.watch.end() == End::Complete {
+            Verdict::OK
+        } else {
+            Verdict::DEPARTED
+        };
+        self.settle(&verdict);
+    }
+}
+
+fn join(start: BytesMut, rest: Bytes) -> Bytes {
+    if start.is_empty() {
+        return rest;
+    }
+    let mut all = start;
+    all.extend_from_slice(&rest);
+    all.freeze()
+}
+
+/// The provider's word for a failure inside a stream.
+pub(super) fn error_type(judged: &Judged) -> &str {
+    match (&judged.error_type, judged.verdict.blame) {
+        (Some(said), _) => said,
+        (None, Blame::Network) => "api_error",
+        (None, _) if judged.verdict.label == crate::verdict::label::TOTAL_TIMEOUT => {
+            "timeout_error"
+        }
+        (None, _) => "overloaded_error",
     }
 }

@@ -143,6 +143,12 @@ impl<'d> Section<'d> {
         }
     }
 
+    /// Whether a key's value is this word. Its type and other values are not judged.
+    pub(super) fn says(&self, key: &'static str, word: &str) -> bool {
+        let said = self.value(key).map(Spanned::get_ref);
+        matches!(said, Some(DeValue::String(text)) if text == word)
+    }
+
     pub(super) fn string(&self, key: &'static str) -> Option<Spanned<String>> {
         let value = self.value(key)?;
         match value.get_ref() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -10,6 +11,7 @@ use toml::Spanned;
 use super::document::{Section, nearest};
 use super::target::{Target, check_name, label};
 use super::{DEFAULT_ROUTE, Overrides};
+use crate::delivery::{Delivery, Hold};
 use crate::profile::{Priority, Profile, Timeouts};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -27,8 +29,10 @@ pub struct Route {
     pub ladder: Vec<Rung>,
     /// What its calls are for.
     pub profile: Profile,
-    /// How an answer reaches the caller.
-    pub delivery: Delivery,
+    /// How a streamed answer reaches the caller, where the route says so; else its profile decides.
+    pub delivery: Option<Delivery>,
+    /// What happens to an answer whose client has left.
+    pub on_disconnect: OnDisconnect,
     /// Its time limits; none is longer than `total`.
     pub timeouts: Timeouts,
     /// The longest wait for a breaker or a quota.
@@ -60,23 +64,25 @@ impl fmt::Display for Rung {
     }
 }
 
-/// How an answer reaches the caller.
+/// What happens to a streamed answer whose client has left.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Delivery {
-    /// Piece by piece, as the provider sends it.
+pub enum OnDisconnect {
+    /// The provider is stopped at once.
     #[default]
-    AsItComes,
+    Stop,
+    /// The answer is read to its end, so that its usage is known exactly.
+    Finish,
 }
 
-impl Delivery {
-    fn read(text: &str) -> Result<Self, String> {
+impl FromStr for OnDisconnect {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
-            "as_it_comes" => Ok(Self::AsItComes),
-            "complete" | "hold" | "resume" => Err(format!(
-                "\"{text}\" is not in this version; supported is \"as_it_comes\""
-            )),
-            _ => Err(format!("`{text}` is no delivery; write \"as_it_comes\"")),
+            "stop" => Ok(Self::Stop),
+            "finish" => Ok(Self::Finish),
+            _ => Err("write \"stop\" or \"finish\""),
         }
     }
 }
@@ -261,9 +267,10 @@ fn read(
         models: read_models(section, &name),
         ladder: read_ladder(section, &name, targets, static_text.is_some()),
         profile,
-        delivery: section
-            .parsed("delivery", Delivery::read)
-            .map_or_else(Delivery::default, Spanned::into_inner),
+        delivery: read_delivery(section),
+        on_disconnect: section
+            .parsed("on_disconnect", str::parse::<OnDisconnect>)
+            .map_or_else(OnDisconnect::default, Spanned::into_inner),
         timeouts,
         wait: profile.wait_limit(timeouts.total),
         priority: profile.priority(),
@@ -409,12 +416,52 @@ fn read_static(section: &Section<'_>) -> Option<String> {
     text.map(Spanned::into_inner)
 }
 
+fn read_delivery(route: &Section<'_>) -> Option<Delivery> {
+    let delivery = route.parsed("delivery", str::parse::<Delivery>);
+    let section = route.section("hold");
+    let (tokens, time) = (
+        section.integer("tokens", 1..=1_000_000),
+        section.duration("time", MILLISECOND..=Duration::from_secs(600)),
+    );
+    if section.is_present()
+        && !matches!(
+            delivery.as_ref().map(Spanned::get_ref),
+            Some(Delivery::Hold(_))
+        )
+    {
+        section.doc().refuse(
+            section.span(),
+            format!(
+                "`{}` counts only with delivery = \"hold\": write that, or leave it out",
+                route.name("hold")
+            ),
+        );
+    }
+    section.close();
+    let delivery = delivery?.into_inner();
+    let Delivery::Hold(default) = delivery else {
+        return Some(delivery);
+    };
+    // Where one of the two is given, it alone counts.
+    let hold = match (
+        tokens.map(Spanned::into_inner),
+        time.map(Spanned::into_inner),
+    ) {
+        (None, None) => default,
+        (Some(tokens), Some(time)) => Hold::new(tokens, time),
+        (Some(tokens), None) => Hold::new(tokens, DAY),
+        (None, Some(time)) => Hold::new(u64::MAX, time),
+    };
+    Some(Delivery::Hold(hold))
+}
+
 fn read_timeouts(route: &Section<'_>, profile: Profile) -> Timeouts {
     let section = route.section("timeouts");
     let mut timeouts = profile.timeouts();
     // A day: always finite, and longer than any call of the API.
     if let Some(total) = section.duration("total", MILLISECOND..=DAY) {
         timeouts.total = total.into_inner();
+        timeouts.generation = timeouts.total;
     }
     let total = timeouts.total;
     let limit = |key: &'static str, default: Duration| -> Duration {
@@ -429,9 +476,16 @@ fn read_timeouts(route: &Section<'_>, profile: Profile) -> Timeouts {
     };
     timeouts.connect = limit("connect", timeouts.connect);
     timeouts.headers = limit("headers", timeouts.headers);
-    timeouts.first_content = limit("first_content", timeouts.first_content);
+    timeouts.learn_first_content = section.says("first_content", "auto");
+    if !timeouts.learn_first_content {
+        timeouts.first_content = limit("first_content", timeouts.first_content);
+    }
     timeouts.stall = limit("stall", timeouts.stall);
-    timeouts.events = timeouts.events.max(timeouts.stall).min(total);
+    let events = section.has("events");
+    timeouts.events = limit("events", timeouts.events.max(timeouts.stall));
+    if events && timeouts.events < timeouts.stall {
+        section.doc().refuse(section.span(), format!("`{}` is {:?}, shorter than `stall`, which is {:?}: pings count for `stall` and not for `events`, so write a longer one", section.name("events"), timeouts.events, timeouts.stall));
+    }
     section.close();
     timeouts
 }

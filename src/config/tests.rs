@@ -229,9 +229,24 @@ fn a_key_that_this_version_would_ignore_is_refused() {
         &["not in this version", "\"static\""],
     );
     refused(
-        "[routes.default]\ndelivery = \"complete\"",
+        "[routes.default]\ndelivery = \"whole\"",
         "seawall.toml:2:12:",
-        &["not in this version", "as_it_comes"],
+        &["no such delivery", "as_it_comes, complete, hold or resume"],
+    );
+    refused(
+        "[routes.default]\ndelivery = \"complete\"\nhold = { tokens = 5 }",
+        "seawall.toml:3:8:",
+        &["delivery = \"hold\""],
+    );
+    refused(
+        "[routes.default]\ntimeouts = { stall = \"20s\", events = \"10s\" }",
+        "seawall.toml:2:12:",
+        &["events", "shorter than `stall`"],
+    );
+    refused(
+        "[routes.default]\non_disconnect = \"wait\"",
+        "seawall.toml:2:17:",
+        &["\"stop\" or \"finish\""],
     );
     refused(
         "[targets.a]\nprovider = \"openai\"",

@@ -12,6 +12,7 @@ use serde_json::json;
 pub mod headers;
 pub mod limits;
 pub mod request;
+pub mod splice;
 pub mod stream;
 pub mod usage;
 
@@ -52,13 +53,36 @@ pub fn error_body(error_type: &str, message: &str, request_id: Option<&str>) -> 
     error_value(error_type, message, request_id).to_string()
 }
 
-/// The same error as the last event of a stream, blank line included.
-#[must_use]
-pub fn error_event(error_type: &str, message: &str, request_id: Option<&str>) -> String {
-    format!(
-        "event: error\ndata: {}\n\n",
-        error_value(error_type, message, request_id)
-    )
+/// Why a stream that has begun will never be whole.
+#[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "made by whoever ends a stream, with everything that a reader needs"
+)]
+pub struct StreamFailure<'a> {
+    /// The provider's word for the kind of error.
+    pub error_type: &'a str,
+    /// What happened, in words.
+    pub message: &'a str,
+    /// What happened, for machines: a verdict's label.
+    pub reason: &'a str,
+    /// The id of the call.
+    pub call: &'a str,
+    /// The provider's id of the request, where there was one.
+    pub request_id: Option<&'a str>,
+}
+
+impl StreamFailure<'_> {
+    /// The failure as the last event of its stream, blank line included.
+    #[must_use]
+    pub fn event(&self) -> String {
+        let mut value = error_value(self.error_type, self.message, self.request_id);
+        if let Some(error) = value.get_mut("error").and_then(|e| e.as_object_mut()) {
+            let details = json!({ "reason": self.reason, "seawall_call": self.call });
+            error.insert("details".to_owned(), details);
+        }
+        format!("event: error\ndata: {value}\n\n")
+    }
 }
 
 /// The event that keeps a silent stream alive.
@@ -98,7 +122,7 @@ fn is_digits(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{error_body, error_event, plain_model, quota_group};
+    use super::{StreamFailure, error_body, plain_model, quota_group};
 
     #[test]
     fn every_spelling_of_a_model_is_one_model() {
@@ -150,8 +174,20 @@ mod tests {
         assert_eq!(body["type"], "error");
         assert_eq!(body["error"]["message"], "say \"why\"");
         assert_eq!(body["request_id"], "req_1");
-        let event = error_event("overloaded_error", "two\nlines", None);
-        assert!(event.starts_with("event: error\ndata: {") && event.ends_with("}\n\n"));
+        let failure = StreamFailure {
+            error_type: "overloaded_error",
+            message: "two\nlines",
+            reason: "stalled",
+            call: "0199",
+            request_id: None,
+        };
+        let event = failure.event();
+        let data = event
+            .strip_prefix("event: error\ndata: ")
+            .and_then(|rest| rest.strip_suffix("\n\n"))
+            .expect("one event");
+        let data: serde_json::Value = serde_json::from_str(data).expect("JSON in one line");
+        assert_eq!(data["error"]["details"]["reason"], "stalled");
         assert_eq!(event.lines().count(), 3);
     }
 }

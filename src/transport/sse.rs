@@ -16,6 +16,15 @@ pub struct SseFrame<'a> {
     pub data: &'a str,
 }
 
+/// How far a chunk was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pushed {
+    /// How much of the chunk can be passed on without cutting an event.
+    pub whole: usize,
+    /// Where the refused frame ends in the chunk, if one was refused.
+    pub refused: Option<usize>,
+}
+
 /// A frame that grew past the decoder's bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a server-sent event is larger than {bound} bytes")]
@@ -83,8 +92,27 @@ impl SseDecoder {
         chunk: &[u8],
         mut on_frame: impl FnMut(SseFrame<'_>),
     ) -> Result<usize, FrameTooLarge> {
+        let all = |frame: SseFrame<'_>| {
+            on_frame(frame);
+            true
+        };
+        self.push_while(chunk, all).map(|pushed| pushed.whole)
+    }
+
+    /// As [`push`](Self::push), up to the first frame that `accept` refuses. The rest of the chunk
+    /// is not read; a stream that has a refused frame has no use for it.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameTooLarge`], on this call and every later one.
+    pub fn push_while(
+        &mut self,
+        chunk: &[u8],
+        mut accept: impl FnMut(SseFrame<'_>) -> bool,
+    ) -> Result<Pushed, FrameTooLarge> {
         let mut rest = chunk;
         let mut whole = 0;
+        let mut accepted = true;
         while !self.too_large && !rest.is_empty() {
             if self.after_cr {
                 self.after_cr = false;
@@ -106,7 +134,11 @@ impl SseDecoder {
             rest = tail.get(1..).unwrap_or_default();
             self.too_large = self.held().saturating_add(head.len()) > self.bound;
             if !self.too_large {
-                self.end_line(head, &mut on_frame);
+                self.end_line(head, &mut |frame| accepted &= accept(frame));
+            }
+            if !accepted {
+                let refused = Some(chunk.len() - rest.len());
+                return Ok(Pushed { whole, refused });
             }
             if !self.mid_frame() {
                 whole = chunk.len() - rest.len();
@@ -115,7 +147,8 @@ impl SseDecoder {
         if self.too_large {
             Err(FrameTooLarge { bound: self.bound })
         } else {
-            Ok(whole)
+            let refused = None;
+            Ok(Pushed { whole, refused })
         }
     }
 

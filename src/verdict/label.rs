@@ -17,6 +17,8 @@ pub const CONNECT: &str = "connect";
 pub const CONNECT_TIMEOUT: &str = "connect_timeout";
 /// The connection ended early.
 pub const DISCONNECTED: &str = "disconnected";
+/// The answer was ended by a stop of this process.
+pub const DRAINING: &str = "draining";
 /// No first content in time.
 pub const FIRST_CONTENT_TIMEOUT: &str = "first_content_timeout";
 /// No status line in time.
@@ -63,7 +65,7 @@ pub const TRUNCATED: &str = "truncated";
 pub const UNAVAILABLE: &str = "unavailable";
 
 /// Every label above, for whoever lists series beforehand.
-pub const ALL: [&str; 30] = [
+pub const ALL: [&str; 31] = [
     AUTHENTICATION,
     BAD_GATEWAY,
     BILLING,
@@ -72,6 +74,7 @@ pub const ALL: [&str; 30] = [
     CONNECT,
     CONNECT_TIMEOUT,
     DISCONNECTED,
+    DRAINING,
     FIRST_CONTENT_TIMEOUT,
     HEADERS_TIMEOUT,
     INVALID_REQUEST,

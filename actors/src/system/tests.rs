@@ -48,6 +48,8 @@ fn call_to(targets: &[&Target], deadline: Duration) -> Call {
             })
             .collect(),
         deadline: Instant::now() + deadline,
+        held_until: Instant::now() + deadline,
+        continues: false,
         patience: deadline,
         priority: Priority::Normal,
         retry: Retry::default(),

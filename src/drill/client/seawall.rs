@@ -175,6 +175,7 @@ async fn read(mut stream: crate::client::ask::ReplyStream, rung: usize) -> Ended
             why: "stream_error",
         },
         End::Truncated => Ended::HalfAnswered,
+        End::Malformed(_) => Ended::Failed { why: "malformed" },
     }
 }
 

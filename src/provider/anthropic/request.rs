@@ -164,7 +164,7 @@ fn bad_request(error: &serde_json::Error) -> BadRequest {
 }
 
 /// Where `part`, a slice of `whole`, stands in it.
-fn range_in(whole: &[u8], part: &str) -> Option<Range<usize>> {
+pub(super) fn range_in(whole: &[u8], part: &str) -> Option<Range<usize>> {
     let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
     let end = start.checked_add(part.len())?;
     (whole.get(start..end)? == part.as_bytes()).then_some(start..end)

@@ -2,7 +2,8 @@
 //!
 //! Fed the decoded events, it tells when the first content came, what was used, and how the stream
 //! ended: only a `message_stop` after a `message_start` is complete; the end of the bytes alone is
-//! not. Text deltas, the bulk of a stream, are not parsed. Unknown events, blocks and deltas pass.
+//! not. An event that cannot be read, or that cannot stand where it does, is malformed and must not
+//! reach a client. Events, blocks and deltas of a kind that is not known here pass.
 
 use std::borrow::Cow;
 
@@ -10,9 +11,9 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::usage::Usage;
+use super::usage::{Tokens, Usage};
 use crate::transport::sse::SseFrame;
-use crate::verdict::{Judged, judge_stream_error, judge_truncated};
+use crate::verdict::{Judged, judge_malformed, judge_stream_error, judge_truncated};
 
 /// What one event was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,6 +31,8 @@ pub enum Seen {
     Stop,
     /// Anything else: block ends, usage, kinds that are not known here.
     Other,
+    /// It cannot be read, or cannot stand where it does; says why.
+    Malformed(&'static str),
 }
 
 /// How a stream ended.
@@ -42,6 +45,8 @@ pub enum End {
     Truncated,
     /// The provider said that it failed.
     Failed,
+    /// It sent what cannot be part of a message; says what.
+    Malformed(&'static str),
 }
 
 /// Follows one stream.
@@ -55,13 +60,22 @@ pub struct StreamWatch {
     stop_reason: Option<String>,
     model: Option<String>,
     error: Option<Box<Judged>>,
-    violation: Option<&'static str>,
+    malformed: Option<&'static str>,
     started: bool,
+    summed_up: bool,
     stopped: bool,
     content: bool,
-    block_open: bool,
+    /// The index of the block that is open.
+    open: Option<u64>,
+    blocks: u64,
+    /// Bytes of text in deltas, as JSON writes them.
     delta_bytes: u64,
 }
+
+/// An event that cannot stand; says why.
+type Rejected = &'static str;
+
+const UNREADABLE: Rejected = "an event that is no valid JSON of its kind";
 
 impl StreamWatch {
     /// A watch at the start of a stream.
@@ -70,49 +84,26 @@ impl StreamWatch {
         Self::default()
     }
 
-    /// Takes one event, read at `now`, and says what it was.
+    /// Takes one event, read at `now`, and says what it was. After a malformed one, so is the
+    /// stream.
     pub fn see(&mut self, frame: SseFrame<'_>, now: Timestamp) -> Seen {
-        // The name repeats the data's own type; a proxy that drops the one leaves the other.
-        let kind = if frame.event.is_empty() {
-            serde_json::from_str::<Kind<'_>>(frame.data).map_or(Cow::Borrowed(""), |k| k.kind)
-        } else {
-            Cow::Borrowed(frame.event)
-        };
-        if kind == "ping" {
-            return Seen::Ping;
-        }
-        if kind == "error" {
-            self.error
-                .get_or_insert_with(|| Box::new(judge_stream_error(frame.data, now)));
-            return Seen::Error;
-        }
-        self.expect(!self.stopped, "an event after message_stop");
-        match &*kind {
-            "message_start" => self.start(frame.data),
-            "content_block_start" => self.block_start(frame.data),
-            "content_block_delta" => self.delta(frame.data),
-            "content_block_stop" => {
-                self.expect(self.block_open, "the end of a block that was not open");
-                self.block_open = false;
-                Seen::Other
+        let seen = self.read(frame, now);
+        seen.unwrap_or_else(|why| {
+            if self.error.is_none() {
+                self.malformed.get_or_insert(why);
             }
-            "message_delta" => self.message_delta(frame.data),
-            "message_stop" => {
-                self.expect(self.started, "message_stop without message_start");
-                self.expect(!self.block_open, "message_stop inside a block");
-                self.stopped = true;
-                Seen::Stop
-            }
-            _ => Seen::Other,
-        }
+            Seen::Malformed(why)
+        })
     }
 
     /// How the stream stands if it ends here.
     #[must_use]
     pub const fn end(&self) -> End {
-        if self.error.is_some() {
+        if let Some(why) = self.malformed {
+            End::Malformed(why)
+        } else if self.error.is_some() {
             End::Failed
-        } else if self.started && self.stopped && !self.block_open {
+        } else if self.stopped {
             End::Complete
         } else {
             End::Truncated
@@ -122,10 +113,11 @@ impl StreamWatch {
     /// The judgement of a stream whose bytes ended cleanly here.
     #[must_use]
     pub fn judge(&self) -> Judged {
-        match (&self.error, self.end()) {
-            (Some(error), _) => (**error).clone(),
-            (None, End::Complete) => Judged::ok(),
-            (None, End::Truncated | End::Failed) => judge_truncated(),
+        match (self.end(), &self.error) {
+            (End::Complete, _) => Judged::ok(),
+            (End::Malformed(why), _) => judge_malformed(why),
+            (End::Failed, Some(error)) => (**error).clone(),
+            (End::Failed | End::Truncated, _) => judge_truncated(),
         }
     }
 
@@ -133,6 +125,12 @@ impl StreamWatch {
     #[must_use]
     pub const fn has_content(&self) -> bool {
         self.content
+    }
+
+    /// Whether `message_start` has come: the provider is at work.
+    #[must_use]
+    pub const fn has_started(&self) -> bool {
+        self.started
     }
 
     /// Whether `message_stop` has come.
@@ -153,17 +151,29 @@ impl StreamWatch {
         &self.usage
     }
 
-    /// Output tokens: as stated once the message's end is near, until then at least what the content
-    /// so far amounts to. `message_start` states a placeholder.
-    ///
-    /// Four bytes a token is the provider's own floor for a stream that broke off.
+    /// What is billed for what came so far. Exact once [`is_final`](Self::is_final), until then a
+    /// lower bound.
     #[must_use]
-    pub fn output_floor(&self) -> u64 {
-        let stated = self.usage.billed().output;
-        if self.stop_reason.is_some() {
-            stated
+    pub fn billed(&self) -> Tokens {
+        let billed = self.usage.billed();
+        let output = billed.output.max(self.output_floor());
+        Tokens { output, ..billed }
+    }
+
+    /// Whether the provider has summed up what the answer used.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        self.summed_up
+    }
+
+    /// Output tokens that have come at least: one for every four bytes of text, which is the
+    /// provider's own floor for a stream that broke off. `message_start` states a placeholder.
+    #[must_use]
+    pub const fn output_floor(&self) -> u64 {
+        if self.summed_up {
+            0
         } else {
-            stated.max(self.delta_bytes / 4)
+            self.delta_bytes / 4
         }
     }
 
@@ -179,74 +189,113 @@ impl StreamWatch {
         self.model.as_deref()
     }
 
-    /// The first breach of the order of events, if any. A breach alone does not fail the stream.
-    #[must_use]
-    pub const fn violation(&self) -> Option<&'static str> {
-        self.violation
-    }
-
-    fn expect(&mut self, holds: bool, otherwise: &'static str) {
-        if !holds {
-            self.violation.get_or_insert(otherwise);
-        }
-    }
-
-    fn start(&mut self, data: &str) -> Seen {
-        self.expect(!self.started, "a second message_start");
-        match serde_json::from_str::<Start>(data) {
-            Ok(start) => {
-                self.started = true;
-                self.model = start.message.model;
-                self.usage
-                    .overwrite(start.message.usage.unwrap_or_default());
+    fn read(&mut self, frame: SseFrame<'_>, now: Timestamp) -> Result<Seen, Rejected> {
+        // The name repeats the data's own type; a proxy that drops the one leaves the other.
+        let kind = if frame.event.is_empty() {
+            serde_json::from_str::<Kind<'_>>(frame.data).map_or(Cow::Borrowed(""), |k| k.kind)
+        } else {
+            Cow::Borrowed(frame.event)
+        };
+        match &*kind {
+            "ping" => Ok(Seen::Ping),
+            "error" => {
+                self.error
+                    .get_or_insert_with(|| Box::new(judge_stream_error(frame.data, now)));
+                Ok(Seen::Error)
             }
-            Err(_) => self.expect(false, "a message_start that cannot be read"),
+            "message_start" => self.start(frame.data),
+            "content_block_start" => self.block_start(frame.data),
+            "content_block_delta" => self.delta(frame.data),
+            "content_block_stop" => self.block_stop(frame.data),
+            "message_delta" => self.message_delta(frame.data),
+            "message_stop" => self.stop(frame.data),
+            _ => Ok(Seen::Other),
         }
-        Seen::Start
     }
 
-    fn block_start(&mut self, data: &str) -> Seen {
-        self.expect(self.started, "content before message_start");
-        self.expect(!self.block_open, "a block inside a block");
-        self.block_open = true;
-        let empty = serde_json::from_str::<BlockStart<'_>>(data)
-            .is_ok_and(|start| is_empty_block(start.content_block));
-        if empty {
-            return Seen::Other;
+    fn start(&mut self, data: &str) -> Result<Seen, Rejected> {
+        let start: Start = parse(data)?;
+        check(!self.started, "a second message_start")?;
+        self.started = true;
+        self.model = start.message.model;
+        self.usage
+            .overwrite(start.message.usage.unwrap_or_default());
+        Ok(Seen::Start)
+    }
+
+    /// Whether an event may come that is part of the message's body.
+    fn inside(&self) -> Result<(), Rejected> {
+        check(self.started, "content before message_start")?;
+        check(!self.stopped, "content after message_stop")
+    }
+
+    fn block_start(&mut self, data: &str) -> Result<Seen, Rejected> {
+        let start: BlockStart<'_> = parse(data)?;
+        self.inside()?;
+        check(self.open.is_none(), "a block inside a block")?;
+        check(start.index == self.blocks, "a block out of its order")?;
+        self.open = Some(start.index);
+        self.blocks = self.blocks.saturating_add(1);
+        if is_empty_block(start.content_block) {
+            return Ok(Seen::Other);
         }
         self.content = true;
-        Seen::Content
+        Ok(Seen::Content)
     }
 
-    fn delta(&mut self, data: &str) -> Seen {
-        self.expect(self.block_open, "content outside a block");
+    fn delta(&mut self, data: &str) -> Result<Seen, Rejected> {
+        let piece: BlockDelta<'_> = parse(data)?;
+        self.inside()?;
+        check(
+            self.open == Some(piece.index),
+            "content of a block that is not open",
+        )?;
         self.content = true;
-        // The frame around a delta's text is about 80 bytes; the padding before the last brace is
-        // not text either.
-        const FRAME: usize = 80;
-        let unpadded = data
-            .trim_end_matches(['}', ' '])
-            .len()
-            .saturating_sub(FRAME);
-        self.delta_bytes = self
-            .delta_bytes
-            .saturating_add(u64::try_from(unpadded).unwrap_or(u64::MAX));
-        Seen::Content
+        let delta = piece.delta;
+        let text = delta.text.or(delta.partial_json).or(delta.thinking);
+        let bytes = text.map_or(0, |text| text.get().len().saturating_sub(2));
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.delta_bytes = self.delta_bytes.saturating_add(bytes);
+        Ok(Seen::Content)
     }
 
-    fn message_delta(&mut self, data: &str) -> Seen {
-        self.expect(self.started, "message_delta before message_start");
-        match serde_json::from_str::<MessageDelta>(data) {
-            Ok(delta) => {
-                self.usage.overwrite(delta.usage.unwrap_or_default());
-                if let Some(reason) = delta.delta.and_then(|d| d.stop_reason) {
-                    self.stop_reason = Some(reason);
-                }
-            }
-            Err(_) => self.expect(false, "a message_delta that cannot be read"),
-        }
-        Seen::Other
+    fn block_stop(&mut self, data: &str) -> Result<Seen, Rejected> {
+        let stop: BlockStop = parse(data)?;
+        self.inside()?;
+        check(
+            self.open == Some(stop.index),
+            "the end of a block that is not open",
+        )?;
+        self.open = None;
+        Ok(Seen::Other)
     }
+
+    fn message_delta(&mut self, data: &str) -> Result<Seen, Rejected> {
+        let delta: MessageDelta = parse(data)?;
+        self.inside()?;
+        self.summed_up |= delta.usage.as_ref().is_some_and(|u| u.output.is_some());
+        self.usage.overwrite(delta.usage.unwrap_or_default());
+        if let Some(reason) = delta.delta.and_then(|d| d.stop_reason) {
+            self.stop_reason = Some(reason);
+        }
+        Ok(Seen::Other)
+    }
+
+    fn stop(&mut self, data: &str) -> Result<Seen, Rejected> {
+        let _: serde::de::IgnoredAny = parse(data)?;
+        check(self.started, "message_stop without message_start")?;
+        check(self.open.is_none(), "message_stop inside a block")?;
+        self.stopped = true;
+        Ok(Seen::Stop)
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, Rejected> {
+    serde_json::from_str(data).map_err(|_| UNREADABLE)
+}
+
+const fn check(holds: bool, otherwise: Rejected) -> Result<(), Rejected> {
+    if holds { Ok(()) } else { Err(otherwise) }
 }
 
 #[derive(Deserialize)]
@@ -270,8 +319,32 @@ struct Message {
 
 #[derive(Deserialize)]
 struct BlockStart<'a> {
+    index: u64,
     #[serde(borrow)]
     content_block: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct BlockDelta<'a> {
+    index: u64,
+    #[serde(borrow)]
+    delta: Piece<'a>,
+}
+
+/// The text of a delta, whichever kind it is of.
+#[derive(Deserialize)]
+struct Piece<'a> {
+    #[serde(borrow, default)]
+    text: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    partial_json: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    thinking: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct BlockStop {
+    index: u64,
 }
 
 #[derive(Deserialize)]
@@ -332,6 +405,8 @@ mod tests {
     const DELTA: &str = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hello there, this is text"}    }"#;
     const LAST: &str = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":40,"input_tokens":null}}"#;
 
+    const STOP: &str = r#"{"type":"content_block_stop","index":0 }"#;
+
     fn watch(events: &[(&str, &str)]) -> (StreamWatch, Vec<Seen>) {
         let mut watch = StreamWatch::new();
         let seen = events
@@ -349,7 +424,7 @@ mod tests {
             ("content_block_start", TEXT),
             ("", DELTA),
             ("brand_new_event", "{}"),
-            ("content_block_stop", "{}"),
+            ("content_block_stop", STOP),
             ("message_delta", LAST),
             ("message_stop", r#"{"type":"message_stop"}"#),
         ]);
@@ -366,7 +441,7 @@ mod tests {
                 Seen::Stop,
             ]
         );
-        assert_eq!((watch.end(), watch.violation()), (End::Complete, None));
+        assert_eq!(watch.end(), End::Complete);
         assert!(watch.judge().verdict.is_ok());
         assert_eq!(
             (watch.usage().input, watch.usage().output),
@@ -376,7 +451,7 @@ mod tests {
             (watch.stop_reason(), watch.model()),
             (Some("end_turn"), Some("claude-x"))
         );
-        assert_eq!(watch.output_floor(), 40);
+        assert_eq!((watch.billed().output, watch.is_final()), (40, true));
     }
 
     #[test]
@@ -385,7 +460,7 @@ mod tests {
             ("message_start", START),
             ("content_block_start", TEXT),
             ("content_block_delta", DELTA),
-            ("content_block_stop", "{}"),
+            ("content_block_stop", STOP),
             ("message_delta", LAST),
         ];
         for cut in 0..=all.len() {
@@ -395,7 +470,12 @@ mod tests {
             assert_eq!(watch.has_content(), cut >= 3);
         }
         let (watch, _) = watch(&all[..3]);
-        assert!(watch.output_floor() > 1, "content that was sent is billed");
+        assert_eq!(
+            watch.billed().output,
+            25 / 4,
+            "content that was sent is billed"
+        );
+        assert!(!watch.is_final());
     }
 
     #[test]
@@ -435,21 +515,63 @@ mod tests {
     }
 
     #[test]
-    fn a_breach_of_order_is_named_and_a_stop_without_a_start_is_not_complete() {
-        let (lone, _) = watch(&[("message_stop", "{}")]);
-        assert_eq!(
-            (lone.end(), lone.violation()),
-            (End::Truncated, Some("message_stop without message_start"),)
-        );
-        let (unreadable, _) = watch(&[("message_start", "{\"mess"), ("message_stop", "{}")]);
-        assert_eq!(unreadable.end(), End::Truncated);
-        let (outside, _) = watch(&[("message_start", START), ("content_block_delta", DELTA)]);
-        assert_eq!(outside.violation(), Some("content outside a block"));
-        let (inside, _) = watch(&[
-            ("message_start", START),
-            ("content_block_start", TEXT),
-            ("message_stop", "{}"),
-        ]);
-        assert_eq!(inside.end(), End::Truncated);
+    fn an_event_that_cannot_stand_where_it_does_is_malformed() {
+        let second = TEXT.replace("\"index\":0", "\"index\":1");
+        let cases: [(&[(&str, &str)], &str); 9] = [
+            (
+                &[("message_stop", "{}")],
+                "message_stop without message_start",
+            ),
+            (&[("message_start", "{\"mess")], super::UNREADABLE),
+            (
+                &[("message_start", START), ("message_start", START)],
+                "a second message_start",
+            ),
+            (
+                &[("message_start", START), ("content_block_delta", DELTA)],
+                "content of a block that is not open",
+            ),
+            (
+                &[("content_block_start", TEXT)],
+                "content before message_start",
+            ),
+            (
+                &[("message_start", START), ("content_block_start", &second)],
+                "a block out of its order",
+            ),
+            (
+                &[
+                    ("message_start", START),
+                    ("content_block_start", TEXT),
+                    ("content_block_start", &second),
+                ],
+                "a block inside a block",
+            ),
+            (
+                &[
+                    ("message_start", START),
+                    ("content_block_start", TEXT),
+                    ("message_stop", "{}"),
+                ],
+                "message_stop inside a block",
+            ),
+            (
+                &[
+                    ("message_start", START),
+                    ("content_block_start", TEXT),
+                    (
+                        "content_block_delta",
+                        "{\"index\":0,\"delta\":{\"text\":\"cut",
+                    ),
+                ],
+                super::UNREADABLE,
+            ),
+        ];
+        for (events, why) in cases {
+            let (watch, seen) = watch(events);
+            assert_eq!(seen.last(), Some(&Seen::Malformed(why)), "{events:?}");
+            assert_eq!(watch.end(), End::Malformed(why));
+            assert_eq!(watch.judge().verdict.label, "malformed");
+        }
     }
 }

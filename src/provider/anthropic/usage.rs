@@ -154,6 +154,18 @@ impl Usage {
             .fold(Tokens::default(), |sum, pass| sum.plus(pass.tokens))
     }
 
+    /// What is billed, by the model that did the work; none stands for the answer's own.
+    #[must_use]
+    pub fn billed_by_model(&self) -> Vec<(Option<String>, Tokens)> {
+        if self.iterations.is_empty() {
+            return vec![(None, self.stated())];
+        }
+        self.iterations
+            .iter()
+            .map(|pass| (pass.model.clone(), pass.tokens))
+            .collect()
+    }
+
     /// The size of the whole prompt of the answer itself, in tokens.
     #[must_use]
     pub fn prompt_total(&self) -> u64 {

@@ -1,5 +1,7 @@
 //! From HTTP to the client and back.
 
+use std::fmt::Display;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -20,6 +22,7 @@ use super::{admin, admit, reply};
 
 const ROUTE: &str = "x-seawall-route";
 const PROFILE: &str = "x-seawall-profile";
+const DELIVERY: &str = "x-seawall-delivery";
 
 /// Everything that is served.
 pub(crate) fn router(door: Arc<Door>) -> Router {
@@ -108,13 +111,8 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
             .get(name)
             .map(|value| value.to_str().unwrap_or("?").to_owned())
     };
-    let profile = match named(PROFILE) {
-        Some(name) => Some(
-            name.parse()
-                .map_err(|why| format!("seawall: {PROFILE}: {name}: {why}"))?,
-        ),
-        None => None,
-    };
+    let profile = read_word(PROFILE, named(PROFILE))?;
+    let delivery = read_word(DELIVERY, named(DELIVERY))?;
     let (route, query) = (named(ROUTE), parts.uri.query().map(str::to_owned));
     Ok(Ask {
         endpoint,
@@ -123,7 +121,20 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
         body,
         route,
         profile,
+        delivery,
+        timeouts: None,
     })
+}
+
+fn read_word<T: FromStr<Err: Display>>(
+    header: &str,
+    word: Option<String>,
+) -> Result<Option<T>, String> {
+    word.map(|word| {
+        word.parse()
+            .map_err(|why| format!("seawall: {header}: {word}: {why}"))
+    })
+    .transpose()
 }
 
 fn answered(answer: Reply, is_head: bool) -> Response {

@@ -1,0 +1,142 @@
+//! A streamed answer up to its release.
+//!
+//! Nothing of it has reached the caller yet, so whatever goes wrong is an attempt that failed, and
+//! is tried again unseen. When the answer is released depends on its delivery: at the first content,
+//! after a head start, or when it is whole.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode};
+use seawall_actors::caller::{Attempt, Outcome};
+use seawall_actors::policy::quota::{Cost, Learned};
+use seawall_actors::verdict::Verdict;
+use tokio::time::{Instant, timeout_at};
+
+use super::attempt::{Answer, AnswerBody, Failure, fail, true_cost};
+use super::exchange::{Exchange, Prepared};
+use super::stream::{BrokenOff, Watched};
+use crate::delivery::Delivery;
+use crate::transport::Response;
+use crate::verdict::{judge_timeout, judge_truncated};
+
+/// Reads a stream up to its release.
+pub(super) async fn open(
+    exchange: &Arc<Exchange>,
+    prepared: &Arc<Prepared>,
+    attempt: &Attempt,
+    response: Response,
+    learned: Option<Learned>,
+) -> Outcome<Answer, Failure> {
+    let Response {
+        status,
+        headers,
+        body,
+    } = response;
+    let mut watched = Watched::new(
+        Arc::clone(exchange),
+        Arc::clone(prepared),
+        (attempt.number, attempt.rung),
+        body,
+        attempt.deadline,
+    );
+    if let Err(broken) = read(exchange, attempt, &mut watched).await {
+        return failed(
+            exchange,
+            attempt,
+            (status, headers),
+            (watched, broken),
+            learned,
+        )
+        .await;
+    }
+    if exchange.delivery == Delivery::Complete {
+        return whole(exchange, attempt, (status, headers), watched, learned);
+    }
+    let Some(permit) = attempt.take_permit() else {
+        return fail(exchange, attempt, judge_truncated(), None, (None, learned));
+    };
+    if let Some(learned) = learned {
+        permit.learn(learned);
+    }
+    watched.release(permit);
+    Outcome::Committed(Answer {
+        status,
+        headers,
+        body: AnswerBody::Stream(Box::new(watched)),
+    })
+}
+
+async fn read(
+    exchange: &Exchange,
+    attempt: &Attempt,
+    watched: &mut Watched,
+) -> Result<(), BrokenOff> {
+    let mut marked = false;
+    loop {
+        if let (false, Some(at)) = (marked, watched.first_content()) {
+            marked = true;
+            attempt.mark_content();
+            exchange.saw_content(at);
+        }
+        let release = match (exchange.delivery, watched.first_content()) {
+            _ if watched.is_over() => return Ok(()),
+            (Delivery::AsItComes | Delivery::Resume, Some(_)) => return Ok(()),
+            (Delivery::Hold(hold), Some(_)) if watched.output_tokens() >= hold.tokens => {
+                return Ok(());
+            }
+            (Delivery::Hold(hold), Some(at)) => Some(at + hold.time),
+            _ => None,
+        };
+        let (by, which) = watched.silent_until();
+        let until = release.map_or(by, |at| at.min(by));
+        match timeout_at(until, watched.read_on()).await {
+            Ok(read) => read?,
+            Err(_) if watched.end_if_stopped() => {}
+            Err(_) if release.is_some_and(|at| at <= Instant::now()) => return Ok(()),
+            Err(_) => return Err(BrokenOff::of(judge_timeout(which))),
+        }
+    }
+}
+
+/// An answer that is whole before it is handed on.
+fn whole(
+    exchange: &Arc<Exchange>,
+    attempt: &Attempt,
+    (status, headers): (StatusCode, HeaderMap),
+    watched: Watched,
+    learned: Option<Learned>,
+) -> Outcome<Answer, Failure> {
+    let (events, usage) = watched.into_whole();
+    exchange.count_attempt((attempt.number, attempt.rung), &Verdict::OK);
+    Outcome::Ended {
+        result: Ok(Answer {
+            status,
+            headers,
+            body: AnswerBody::Held(events),
+        }),
+        verdict: Verdict::OK,
+        cost: Some(true_cost(usage.billed())),
+        learned,
+    }
+}
+
+async fn failed(
+    exchange: &Exchange,
+    attempt: &Attempt,
+    (status, headers): (StatusCode, HeaderMap),
+    (watched, broken): (Watched, BrokenOff),
+    learned: Option<Learned>,
+) -> Outcome<Answer, Failure> {
+    // An error as the answer's first word is a refusal before anything was processed.
+    let cost = if watched.has_started() {
+        Some(true_cost(watched.bill_part()))
+    } else {
+        broken.said.is_some().then_some(Cost::ZERO)
+    };
+    let BrokenOff { judged, said } = broken;
+    let answer = match said {
+        Some(said) => Some((status, headers, watched.into_bytes(said).await)),
+        None => None,
+    };
+    fail(exchange, attempt, judged, answer, (cost, learned))
+}

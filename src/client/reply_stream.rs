@@ -1,0 +1,271 @@
+//! A streamed answer as its caller sees it, from whatever it comes.
+//!
+//! It never fails and never ends without saying so: an answer that breaks off ends in the
+//! provider's own `error` event, with the reason in `error.details`. While there is nothing to send
+//! it stays alive by pings.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::ask::{Reply, ReplyBody};
+use super::exchange::Exchange;
+use super::resume::Resumable;
+use super::stream::{BrokenOff, Watched, error_type};
+use crate::config::OnDisconnect;
+use crate::error::Error;
+use crate::provider::anthropic::{PING_EVENT, StreamFailure};
+use crate::verdict::Judged;
+
+/// Time between two pings of a stream that has nothing else to send. Clients give up after 180 s of
+/// silence, and proxies in between after 60.
+const PING_EVERY: Duration = Duration::from_secs(15);
+
+/// A streamed answer: the provider's bytes, cut only between events.
+///
+/// Dropping it stops the provider and gives the permit back, unless the route finishes answers
+/// whose caller has left.
+pub struct ReplyStream {
+    source: Source,
+}
+
+/// Where the events come from.
+enum Source {
+    /// The provider, as it writes.
+    Live(Box<Watched>),
+    /// An answer that was held back until it was whole.
+    Held(VecDeque<Bytes>),
+    /// The provider, with other requests that continue what breaks off.
+    Resumable(Box<Resumable>),
+    /// A call that is still on its way; its caller has been told to wait.
+    Waiting(Waiting),
+    Over,
+}
+
+/// A call that has not been answered yet, and pings until it is.
+pub(super) struct Waiting {
+    call: BoxFuture<'static, Result<Reply, Error>>,
+    exchange: Arc<Exchange>,
+    ping: Pin<Box<Sleep>>,
+}
+
+impl ReplyStream {
+    pub(super) const fn live(watched: Box<Watched>) -> Self {
+        Self {
+            source: Source::Live(watched),
+        }
+    }
+
+    pub(super) const fn held(events: VecDeque<Bytes>) -> Self {
+        Self {
+            source: Source::Held(events),
+        }
+    }
+
+    pub(super) const fn resumable(resumable: Box<Resumable>) -> Self {
+        Self {
+            source: Source::Resumable(resumable),
+        }
+    }
+
+    /// A stream that pings, the first time at once, until the call is answered.
+    pub(super) fn waiting(
+        exchange: Arc<Exchange>,
+        call: BoxFuture<'static, Result<Reply, Error>>,
+    ) -> Self {
+        let ping = Box::pin(sleep_until(Instant::now()));
+        Self {
+            source: Source::Waiting(Waiting {
+                call,
+                exchange,
+                ping,
+            }),
+        }
+    }
+
+    /// The provider's stream itself, where there is nothing around it.
+    pub(super) fn into_live(mut self) -> Option<Box<Watched>> {
+        match std::mem::replace(&mut self.source, Source::Over) {
+            Source::Live(watched) => Some(watched),
+            _ => None,
+        }
+    }
+
+    /// The next events; the end of the stream after `last`.
+    fn last(&mut self, last: impl Into<Bytes>) -> Poll<Option<Bytes>> {
+        self.source = Source::Over;
+        Poll::Ready(Some(last.into()))
+    }
+}
+
+impl Stream for ReplyStream {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            match &mut self.source {
+                Source::Over => return Poll::Ready(None),
+                Source::Held(events) => {
+                    let next = events.pop_front();
+                    if next.is_none() {
+                        self.source = Source::Over;
+                    }
+                    return Poll::Ready(next);
+                }
+                Source::Live(watched) => match ready!(watched.poll_events(cx)) {
+                    Some(Ok(events)) => return Poll::Ready(Some(events)),
+                    Some(Err(broken)) => {
+                        watched.exchange().publish(None);
+                        let last = last_event(watched.exchange(), broken);
+                        return self.last(last);
+                    }
+                    None => self.source = Source::Over,
+                },
+                Source::Resumable(resumable) => match ready!(resumable.poll_events(cx)) {
+                    Some(events) => return Poll::Ready(Some(events)),
+                    None => self.source = Source::Over,
+                },
+                Source::Waiting(waiting) => match waiting.poll(cx) {
+                    Poll::Ready(Answered::Stream(stream)) => *self = stream,
+                    Poll::Ready(Answered::Last(event)) => return self.last(event),
+                    Poll::Pending => {
+                        ready!(poll_ping(&mut waiting.ping, cx));
+                        return Poll::Ready(Some(Bytes::from_static(PING_EVENT.as_bytes())));
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// Resolves when a ping is due, and sets the next.
+pub(super) fn poll_ping(ping: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<()> {
+    ready!(ping.as_mut().poll(cx));
+    ping.as_mut().reset(Instant::now() + PING_EVERY);
+    Poll::Ready(())
+}
+
+/// What became of a call that was waited for.
+enum Answered {
+    Stream(ReplyStream),
+    Last(Bytes),
+}
+
+impl Waiting {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Answered> {
+        let answered = ready!(self.call.as_mut().poll(cx));
+        Poll::Ready(match answered {
+            Ok(reply) => match reply.body {
+                ReplyBody::Stream(stream) => Answered::Stream(stream),
+                ReplyBody::Whole(bytes) if is_events(&reply.headers) => Answered::Last(bytes),
+                ReplyBody::Whole(_) => {
+                    let failure = StreamFailure {
+                        error_type: "api_error",
+                        message: "the provider did not answer with a stream",
+                        reason: "malformed",
+                        call: &self.exchange.call,
+                        request_id: None,
+                    };
+                    Answered::Last(failure.event().into())
+                }
+            },
+            Err(error) => Answered::Last(failure_event(&self.exchange, &error)),
+        })
+    }
+}
+
+fn is_events(headers: &http::HeaderMap) -> bool {
+    headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// The last event of a stream that broke off: the provider's own, if it sent one.
+pub(super) fn last_event(exchange: &Exchange, broken: BrokenOff) -> Bytes {
+    match broken.said {
+        Some(said) => said,
+        None => own_event(exchange, &broken.judged),
+    }
+}
+
+fn own_event(exchange: &Exchange, judged: &Judged) -> Bytes {
+    let failure = StreamFailure {
+        error_type: error_type(judged),
+        message: &format!("seawall: {}", judged.message),
+        reason: judged.verdict.label,
+        call: &exchange.call,
+        request_id: exchange.progress.lock().request_id.as_deref(),
+    }
+    .event();
+    failure.into()
+}
+
+/// A failed call as the last event of a stream that has begun already.
+fn failure_event(exchange: &Exchange, error: &Error) -> Bytes {
+    let reason = match error {
+        Error::Provider { judged, body, .. } => {
+            if body.starts_with(b"event:") {
+                return body.clone();
+            }
+            judged.verdict.label
+        }
+        Error::Unanswered { judged, .. } => judged.verdict.label,
+        Error::Refused(rejected) => rejected.why.as_str(),
+        _ => "refused",
+    };
+    let (message, kind) = match error {
+        Error::Provider { judged, .. } => (judged.message.clone(), error_type(judged)),
+        error => (format!("seawall: {error}"), error.error_type()),
+    };
+    let advice = error.advice();
+    let message = match advice.as_str() {
+        "" => message,
+        advice => format!("{message}. {advice}"),
+    };
+    let failure = StreamFailure {
+        error_type: kind,
+        message: &message,
+        reason,
+        call: &exchange.call,
+        request_id: None,
+    };
+    failure.event().into()
+}
+
+impl Drop for ReplyStream {
+    fn drop(&mut self) {
+        let watched = match std::mem::replace(&mut self.source, Source::Over) {
+            Source::Live(watched) => watched,
+            Source::Resumable(resumable) => match resumable.into_live() {
+                Some(watched) => watched,
+                None => return,
+            },
+            Source::Held(_) | Source::Waiting(_) | Source::Over => return,
+        };
+        if watched.exchange().on_disconnect == OnDisconnect::Finish
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(finish(watched));
+        }
+    }
+}
+
+/// Reads an answer that nobody waits for to its end, so that its usage is known. Its clocks and the
+/// end of all streams bound it.
+async fn finish(mut watched: Box<Watched>) {
+    while let Some(Ok(_)) = std::future::poll_fn(|cx| watched.poll_events(cx)).await {}
+}
+
+impl fmt::Debug for ReplyStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReplyStream")
+    }
+}
