@@ -11,6 +11,7 @@ use std::time::Duration;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::chunking::Chunking;
 use super::faults::Fault;
 use crate::duration::{self, Humane};
 
@@ -29,6 +30,9 @@ pub struct Settings {
     pub error_latency: Duration,
     /// Whether data lines of a stream carry the run of spaces that the real ones have.
     pub padding: bool,
+    /// Cuts streamed answers at arbitrary bytes; absent: one piece an event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunking: Option<Chunking>,
     /// The keys that are accepted; empty: any.
     pub api_keys: Vec<String>,
     /// The models that exist, the first match counts; a model that none matches is unknown.
@@ -48,6 +52,7 @@ impl Default for Settings {
             network: Delay::ZERO,
             error_latency: Duration::from_millis(50),
             padding: true,
+            chunking: None,
             api_keys: Vec::new(),
             models: [
                 "claude-fable-",
@@ -96,6 +101,9 @@ impl Settings {
         for (i, quota) in self.quotas.iter().enumerate() {
             quota.validate(&format!("quotas[{i}]"))?;
         }
+        if let Some(chunking) = self.chunking {
+            chunking.validate()?;
+        }
         super::faults::validate(&self.faults)
     }
 
@@ -123,6 +131,10 @@ pub struct ModelSettings {
     /// The length of an answer, before `max_tokens` cuts it.
     #[serde(default = "ModelSettings::usual_output")]
     pub output_tokens: TokenRange,
+    /// How often an answer to a request that offers tools calls one, 0 to 1. A turn that brings a
+    /// tool's result is always answered in text, so that an agent comes to an end.
+    #[serde(default = "ModelSettings::usual_tool_use")]
+    pub tool_use: f64,
     /// Tokens in one streamed delta; recorded streams have 2 in the median.
     #[serde(default = "ModelSettings::usual_delta")]
     pub tokens_per_delta: u32,
@@ -136,6 +148,7 @@ impl ModelSettings {
             ttft: Self::usual_ttft(),
             tokens_per_second: Self::usual_pace(),
             output_tokens: Self::usual_output(),
+            tool_use: Self::usual_tool_use(),
             tokens_per_delta: Self::usual_delta(),
         }
     }
@@ -153,6 +166,10 @@ impl ModelSettings {
 
     const fn usual_output() -> TokenRange {
         TokenRange { from: 40, to: 200 }
+    }
+
+    const fn usual_tool_use() -> f64 {
+        1.0
     }
 
     const fn usual_delta() -> u32 {
@@ -180,6 +197,12 @@ impl ModelSettings {
             || format!("{at}.output_tokens"),
             self.output_tokens,
             "1 to 1000000, the smaller first",
+        )?;
+        require(
+            (0.0..=1.0).contains(&self.tool_use),
+            || format!("{at}.tool_use"),
+            self.tool_use,
+            "0 to 1",
         )?;
         require(
             (1..=10_000).contains(&self.tokens_per_delta),
