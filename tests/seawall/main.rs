@@ -23,6 +23,8 @@ mod retry_budgets;
 #[cfg(test)]
 mod sim_faults;
 #[cfg(test)]
+mod stale_connections;
+#[cfg(test)]
 mod throttling;
 #[cfg(test)]
 mod token_settlement;
