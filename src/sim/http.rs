@@ -126,11 +126,16 @@ async fn run(
     Ok(())
 }
 
-/// One connection, to its end.
-async fn converse(stream: TcpStream, served: Served, watcher: Watcher) {
+/// An event must not wait for the acknowledgement of the one before it.
+fn send_at_once(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
+}
+
+/// One connection, to its end.
+async fn converse(stream: TcpStream, served: Served, watcher: Watcher) {
+    send_at_once(&stream);
     let reset = Arc::new(AtomicBool::new(false));
     let wire = Wire {
         stream,

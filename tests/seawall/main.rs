@@ -9,9 +9,13 @@ mod breaker_detection;
 #[cfg(test)]
 mod gateway;
 #[cfg(test)]
+mod gateway_abuse;
+#[cfg(test)]
 mod jitter;
 #[cfg(test)]
 mod metastability;
+#[cfg(test)]
+mod process;
 #[cfg(test)]
 mod recordings_offline;
 #[cfg(test)]

@@ -179,3 +179,14 @@ async fn a_body_over_the_limit_is_answered_and_not_kept() {
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     running.stop().await;
 }
+
+#[tokio::test]
+async fn an_accepted_socket_sends_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap());
+    let (client, accepted) = tokio::join!(client, listener.accept());
+    let (client, accepted) = (client.unwrap(), accepted.unwrap().0);
+    assert!(!client.nodelay().unwrap(), "off unless asked for");
+    send_at_once(&accepted);
+    assert!(accepted.nodelay().unwrap());
+}
