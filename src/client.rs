@@ -337,7 +337,9 @@ impl Seawall {
                 (model, &credential),
             )
             .await?;
-        let estimated = view.map_or(0, |view| estimate_input(model.unwrap_or(""), view));
+        let estimated = view.map_or(0, |view| {
+            estimate::input_tokens(model.unwrap_or(""), &view.counts)
+        });
         let cost = match ask.endpoint {
             Endpoint::Messages => Cost {
                 requests: 1,
@@ -544,30 +546,6 @@ fn uri(base: &str, endpoint: &Endpoint, query: Option<&str>) -> Result<Uri, Erro
         None => format!("{base}{path}"),
     };
     text.parse().map_err(|_| Error::BadAddress(text))
-}
-
-/// Input tokens that a request is expected to take, whatever is cached.
-fn estimate_input(model: &str, view: &RequestView) -> u64 {
-    use crate::provider::anthropic::request::ToolChoice;
-    let counts = &view.counts;
-    let counts = estimate::Counts {
-        messages: counts.messages,
-        text: counts.text_chars.saturating_sub(counts.wide_chars),
-        cjk: counts.wide_chars,
-        tools: counts.tools,
-        tool_definitions: counts.tool_chars,
-        tool_choice: match counts.tool_choice {
-            ToolChoice::Forced => estimate::ToolChoice::Forced,
-            ToolChoice::Auto | ToolChoice::Forbidden => estimate::ToolChoice::Auto,
-        },
-        round_trips: counts.tool_results.min(counts.tool_uses),
-        tool_calls: counts.tool_input_chars,
-        tool_results: 0,
-        image_tokens: 0,
-        unknown_images: counts.images,
-        pages: counts.documents,
-    };
-    estimate::input_tokens(model, &counts)
 }
 
 impl fmt::Debug for Seawall {

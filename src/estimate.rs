@@ -7,56 +7,13 @@
 
 use std::num::NonZeroU64;
 
-use crate::prices::normalise;
-
-/// What is known about a request before it is sent. Characters are Unicode characters.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "plain input, counted by providers"
-)]
-pub struct Counts {
-    /// Messages, the system prompt left out.
-    pub messages: u64,
-    /// Characters of text, system prompt and text documents included, those in `cjk` left out.
-    pub text: u64,
-    /// Chinese, Japanese and Korean characters of the text.
-    pub cjk: u64,
-    /// Tools that are offered.
-    pub tools: u64,
-    /// Characters of their definitions as compact JSON.
-    pub tool_definitions: u64,
-    /// How the model is to choose among them.
-    pub tool_choice: ToolChoice,
-    /// Tool calls in the messages that have their result there.
-    pub round_trips: u64,
-    /// Characters of the calls' input as compact JSON.
-    pub tool_calls: u64,
-    /// Characters of the tools' results.
-    pub tool_results: u64,
-    /// Tokens of the images whose size is known: the sum of [`image`].
-    pub image_tokens: u64,
-    /// Images whose size is not known (given by address or file id).
-    pub unknown_images: u64,
-    /// Pages of documents that are not text; a document of unknown length counts as one.
-    pub pages: u64,
-}
-
-/// How the model is to choose among the tools.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "the two that differ in cost")]
-pub enum ToolChoice {
-    /// `auto`, not said, or `none`, which costs the same.
-    #[default]
-    Auto,
-    /// `any`, or a named tool.
-    Forced,
-}
+use crate::provider::anthropic::plain_model;
+use crate::provider::anthropic::request::{Counts, ToolChoice};
 
 /// Returns the tokens that a request will take.
 #[must_use]
 pub fn input_tokens(model: &str, counts: &Counts) -> u64 {
-    let id = normalise(model);
+    let id = &*plain_model(model);
     let rates = Rates::of(id);
     let per_mille = |count: u64, rate: u64| count.saturating_mul(rate);
     let mut sum = [
@@ -89,7 +46,7 @@ pub fn input_tokens(model: &str, counts: &Counts) -> u64 {
 #[must_use]
 pub fn image(model: &str, width: u32, height: u32) -> u64 {
     const PATCH: u64 = 28;
-    let (edge, most) = if is_newer(normalise(model)) {
+    let (edge, most) = if is_newer(&plain_model(model)) {
         (2_576, 4_784)
     } else {
         (1_568, 1_568)

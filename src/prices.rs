@@ -4,6 +4,7 @@
 //! table does not know is priced as if it were a large one and flagged: never free, never silent.
 //! Prices change: the table says since when each row holds, and where it was read.
 
+use crate::provider::anthropic::plain_model;
 use crate::provider::anthropic::usage::Tokens;
 
 /// What else decides the price of a call.
@@ -70,8 +71,7 @@ pub struct Rates {
 /// Returns what the tokens cost under the terms.
 #[must_use]
 pub fn cost(model: &str, tokens: &Tokens, terms: &Terms) -> Cost {
-    let id = normalise(model);
-    let row = find(id, tokens.prompt(), terms.day);
+    let row = find(&plain_model(model), tokens.prompt(), terms.day);
     let rates = row.map_or(UNKNOWN, |row| row.rates);
     let sum: u128 = [
         (tokens.input, rates.input),
@@ -108,36 +108,7 @@ pub fn cost(model: &str, tokens: &Tokens, terms: &Terms) -> Cost {
 /// that the table does not know.
 #[must_use]
 pub fn rates(model: &str, prompt: u64, day: Day) -> Option<Rates> {
-    find(normalise(model), prompt, day).map(|row| row.rates)
-}
-
-/// Returns the model's plain id: without a date, and without the additions of cloud platforms
-/// (`us.anthropic.…-v1:0`, `…@20250929`, `anthropic/…`) or `-latest`.
-#[must_use]
-pub fn normalise(model: &str) -> &str {
-    let id = model.rsplit('/').next().unwrap_or(model);
-    // Cloud prefixes: `anthropic.`, with or without a region before it.
-    let id = id.find("claude-").and_then(|at| id.get(at..)).unwrap_or(id);
-    let id = id.split_once('@').map_or(id, |(id, _)| id);
-    let id = id.split_once(':').map_or(id, |(id, _)| id);
-    let id = without_revision(id);
-    let id = id.strip_suffix("-latest").unwrap_or(id);
-    match id.rsplit_once('-') {
-        Some((plain, date)) if date.len() == 8 && all_digits(date) => plain,
-        _ => id,
-    }
-}
-
-/// Drops a cloud platform's `-v1`, `-v2`, ….
-fn without_revision(id: &str) -> &str {
-    match id.rsplit_once("-v") {
-        Some((plain, revision)) if !revision.is_empty() && all_digits(revision) => plain,
-        _ => id,
-    }
-}
-
-fn all_digits(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_digit())
+    find(&plain_model(model), prompt, day).map(|row| row.rates)
 }
 
 struct Row {
@@ -380,32 +351,6 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_an_id_finds_its_model() {
-        for (written, plain) in [
-            ("claude-sonnet-4-5-20250929", "claude-sonnet-4-5"),
-            ("claude-sonnet-4-5@20250929", "claude-sonnet-4-5"),
-            (
-                "anthropic.claude-sonnet-4-5-20250929-v1:0",
-                "claude-sonnet-4-5",
-            ),
-            (
-                "eu.anthropic.claude-haiku-4-5-20251001-v1:0",
-                "claude-haiku-4-5",
-            ),
-            ("global.anthropic.claude-opus-4-6-v1", "claude-opus-4-6"),
-            ("anthropic/claude-opus-5-5", "claude-opus-5-5"),
-            ("claude-3-5-haiku-latest", "claude-3-5-haiku"),
-            ("claude-sonnet-5", "claude-sonnet-5"),
-            ("gpt-6-20260101", "gpt-6"),
-            ("", ""),
-            ("-v", "-v"),
-            ("ü@", "ü"),
-        ] {
-            assert_eq!(normalise(written), plain, "{written}");
-        }
-    }
-
-    #[test]
     fn an_unknown_model_is_flagged_and_never_free() {
         let tokens = Tokens {
             input: 1_000,
@@ -435,7 +380,7 @@ mod tests {
                 "{}",
                 row.model
             );
-            assert_eq!(normalise(row.model), row.model);
+            assert_eq!(plain_model(row.model), row.model);
             let found = find(row.model, row.prompt_up_to, row.since).map(|found| found.rates);
             assert_eq!(found, Some(rates), "{}", row.model);
         }

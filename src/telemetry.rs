@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::prices::{self, Day, Terms};
 use crate::profile::Profile;
+use crate::provider::anthropic::plain_model;
 use crate::provider::anthropic::usage::Tokens;
 
 /// Most label sets of one metric; further ones are counted under `other`.
@@ -168,9 +169,8 @@ impl Telemetry {
             return Arc::clone(found);
         }
         let usage = if stated { "stated" } else { "lower_bound" };
-        let plain = prices::normalise(model);
         let label = if known {
-            plain.to_owned()
+            plain_model(model).into_owned()
         } else {
             "unknown".to_owned()
         };

@@ -14,6 +14,8 @@ use super::document::Section;
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4117);
 /// The Messages API's own limit on a request body.
 const BODY_LIMIT: usize = 32 << 20;
+/// A client sends its headers in one packet.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest body limit that may be asked for; bodies are held in memory.
 const LARGEST_BODY: usize = 1 << 30;
 
@@ -34,6 +36,9 @@ pub struct Gateway {
     pub allowed_origins: Vec<String>,
     /// The largest request body, in bytes.
     pub body_limit: usize,
+    /// How long the head of a request may take to arrive, and how long a connection may idle between
+    /// requests.
+    pub header_timeout: Duration,
     /// How long calls in flight may take to finish once a stop was asked for.
     pub drain: Duration,
     /// The form of log lines.
@@ -90,6 +95,12 @@ impl Gateway {
             body_limit: section
                 .parsed("body_limit", body_limit)
                 .map_or(BODY_LIMIT, toml::Spanned::into_inner),
+            header_timeout: section
+                .duration(
+                    "header_timeout",
+                    Duration::from_millis(100)..=Duration::from_secs(300),
+                )
+                .map_or(HEADER_TIMEOUT, toml::Spanned::into_inner),
             drain: section
                 .duration("drain", Duration::ZERO..=Duration::from_secs(3_600))
                 .map_or(Duration::from_secs(30), toml::Spanned::into_inner),

@@ -60,7 +60,7 @@ fn every_generation_gets_its_tokenizer() {
         ("something-else", true),
         ("", true),
     ] {
-        assert_eq!(is_newer(normalise(model)), newer, "{model}");
+        assert_eq!(is_newer(&plain_model(model)), newer, "{model}");
     }
 }
 
@@ -209,7 +209,7 @@ fn recorded() -> Option<Vec<Recorded>> {
 /// Ratios of estimated to actual tokens, sorted: one kind, one tokenizer, images of known size.
 fn ratios(rows: &[Recorded], kind: &str, newer: bool) -> Vec<f64> {
     let fits = |row: &&Recorded| {
-        row.kind == kind && row.images_by_url == 0 && is_newer(normalise(&row.model)) == newer
+        row.kind == kind && row.images_by_url == 0 && is_newer(&plain_model(&row.model)) == newer
     };
     let mut ratios: Vec<f64> = rows.iter().filter(fits).map(Recorded::ratio).collect();
     ratios.sort_by(f64::total_cmp);

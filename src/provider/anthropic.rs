@@ -140,8 +140,16 @@ mod tests {
             ("Claude-3-5-Haiku-Latest", "claude-3-5-haiku"),
             ("claude-3-5-sonnet-latest", "claude-3-5-sonnet"),
             ("claude-sonnet-4-20250514", "claude-sonnet-4"),
+            (
+                "eu.anthropic.claude-haiku-4-5-20251001-v1:0",
+                "claude-haiku-4-5",
+            ),
+            ("global.anthropic.claude-opus-4-6-v1", "claude-opus-4-6"),
+            ("gpt-6-20260101", "gpt-6"),
             ("llama-3", "llama-3"),
             ("", ""),
+            ("-v", "-v"),
+            ("ü@", "ü"),
         ] {
             assert_eq!(plain_model(spelling), plain, "{spelling}");
         }

@@ -11,7 +11,7 @@ use futures_util::{Stream, stream};
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
-use super::Exchange;
+use super::{Exchange, reply};
 use crate::transport::Request;
 
 /// Something that answers requests.
@@ -64,6 +64,8 @@ pub(super) enum Act {
     Flush,
     /// Nothing comes any more.
     Stall,
+    /// Pings for ever, this far apart.
+    Pings(Duration),
     /// The body ends although its framing does not.
     Break(Ended),
 }
@@ -192,6 +194,13 @@ impl Playing {
                 }
                 Act::Flush => tokio::task::yield_now().await,
                 Act::Stall => std::future::pending().await,
+                Act::Pings(every) => {
+                    self.steps.push_front(Step {
+                        after: every,
+                        act: Act::Pings(every),
+                    });
+                    return Some((Ok(reply::PING), self));
+                }
                 Act::Break(ended) => {
                     tokio::task::yield_now().await;
                     self.steps.clear();

@@ -5,10 +5,13 @@
 //! drawn from the seed, the request and the number of the attempt, never from the order in which
 //! requests happen to arrive, so that two clients sending the same calls meet the same faults.
 
+mod kind;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::kind::FaultKind;
 use super::scenario::{InvalidScenario, require};
 use super::seed;
 use crate::duration::{self, Humane};
@@ -63,6 +66,13 @@ pub struct Fault {
     /// How many events of a stream arrive before it happens; absent: none for a reset, else 4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after_events: Option<u32>,
+    /// `ping_only`: the time between pings; absent: 1 s.
+    #[serde(
+        default,
+        with = "duration::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub ping_every: Option<Duration>,
     /// How long a stall lasts; absent: until the client leaves.
     #[serde(
         default,
@@ -107,6 +117,7 @@ impl Fault {
             retry_after: None,
             should_retry: None,
             after_events: None,
+            ping_every: None,
             stall_for: None,
             ttft: None,
             ttft_end: None,
@@ -183,120 +194,6 @@ impl Fault {
             return 0.0;
         }
         (since.saturating_sub(from).as_secs_f64() / length.as_secs_f64()).clamp(0.0, 1.0)
-    }
-}
-
-/// What happens to an answer. The status codes are accepted as names too: `"529"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum FaultKind {
-    /// 400 `invalid_request_error`.
-    #[serde(alias = "400")]
-    InvalidRequest,
-    /// 401 `authentication_error`.
-    #[serde(alias = "401")]
-    Authentication,
-    /// 403 `permission_error`.
-    #[serde(alias = "403")]
-    Permission,
-    /// 404 `not_found_error`.
-    #[serde(alias = "404")]
-    NotFound,
-    /// 413 `request_too_large`, from the edge: no request id, no outer type.
-    #[serde(alias = "413")]
-    TooLarge,
-    /// 429 `rate_limit_error`. With `should_retry = false` it is the one that can never succeed.
-    #[serde(alias = "429")]
-    RateLimited,
-    /// 500 `api_error`.
-    #[serde(alias = "500")]
-    Internal,
-    /// 502 with the edge's HTML page.
-    #[serde(alias = "502")]
-    BadGateway,
-    /// 503 with the proxy's plain text.
-    #[serde(alias = "503")]
-    Unavailable,
-    /// 504 `timeout_error`.
-    #[serde(alias = "504")]
-    Timeout,
-    /// 529 `overloaded_error`.
-    #[serde(alias = "529")]
-    Overloaded,
-    /// The connection is reset before the status line.
-    ResetBeforeHeaders,
-    /// The connection is reset after the headers, or after `after_events`.
-    ResetAfterHeaders,
-    /// The framing is complete, the JSON in it is not.
-    TruncatedJson,
-    /// The framing ends early.
-    TruncatedBody,
-    /// Nothing comes before the first content; without a stream, nothing at all.
-    StallBeforeContent,
-    /// Nothing comes after `after_events`.
-    StallInStream,
-    /// The first content is late, by `ttft` or `factor`.
-    Slow,
-    /// An `error` event in the stream; without a stream, 529.
-    StreamError,
-    /// The stream ends cleanly without `message_stop`.
-    CutStream,
-}
-
-impl FaultKind {
-    /// The name in scenario files and statistics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::InvalidRequest => "invalid_request",
-            Self::Authentication => "authentication",
-            Self::Permission => "permission",
-            Self::NotFound => "not_found",
-            Self::TooLarge => "too_large",
-            Self::RateLimited => "rate_limited",
-            Self::Internal => "internal",
-            Self::BadGateway => "bad_gateway",
-            Self::Unavailable => "unavailable",
-            Self::Timeout => "timeout",
-            Self::Overloaded => "overloaded",
-            Self::ResetBeforeHeaders => "reset_before_headers",
-            Self::ResetAfterHeaders => "reset_after_headers",
-            Self::TruncatedJson => "truncated_json",
-            Self::TruncatedBody => "truncated_body",
-            Self::StallBeforeContent => "stall_before_content",
-            Self::StallInStream => "stall_in_stream",
-            Self::Slow => "slow",
-            Self::StreamError => "stream_error",
-            Self::CutStream => "cut_stream",
-        }
-    }
-
-    /// The status that the fault answers with, if it is an error answer.
-    #[must_use]
-    pub const fn status(self) -> Option<u16> {
-        match self {
-            Self::InvalidRequest => Some(400),
-            Self::Authentication => Some(401),
-            Self::Permission => Some(403),
-            Self::NotFound => Some(404),
-            Self::TooLarge => Some(413),
-            Self::RateLimited => Some(429),
-            Self::Internal => Some(500),
-            Self::BadGateway => Some(502),
-            Self::Unavailable => Some(503),
-            Self::Timeout => Some(504),
-            Self::Overloaded => Some(529),
-            Self::ResetBeforeHeaders
-            | Self::ResetAfterHeaders
-            | Self::TruncatedJson
-            | Self::TruncatedBody
-            | Self::StallBeforeContent
-            | Self::StallInStream
-            | Self::Slow
-            | Self::StreamError
-            | Self::CutStream => None,
-        }
     }
 }
 
@@ -403,33 +300,49 @@ fn validate_parameters(fault: &Fault, at: &impl Fn(&str) -> String) -> Result<()
             require(!set, || at(name), "set", "only with kind = \"slow\"")?;
         }
     }
+    validate_places(fault, at)
+}
+
+/// Where in an answer a fault strikes, and what an error answer says.
+fn validate_places(fault: &Fault, at: &impl Fn(&str) -> String) -> Result<(), InvalidScenario> {
+    use FaultKind as K;
+    let kind = fault.kind;
     let answers = kind.status().is_some();
     for (name, set) in [
-        ("latency", fault.latency.is_some()),
         ("retry_after", fault.retry_after.is_some()),
         ("should_retry", fault.should_retry.is_some()),
     ] {
         require(
-            answers || !set || (name == "latency" && kind == K::ResetBeforeHeaders),
+            answers || !set,
             || at(name),
             "set",
             "only with a kind that answers with an error status",
         )?;
     }
-    let counts_events = matches!(
-        kind,
-        K::ResetAfterHeaders
-            | K::TruncatedJson
-            | K::TruncatedBody
-            | K::StallInStream
-            | K::StreamError
-            | K::CutStream
-    );
     require(
-        counts_events || fault.after_events.is_none(),
+        kind.takes_latency() || fault.latency.is_none(),
+        || at("latency"),
+        "set",
+        "only with a kind that answers instead of the model",
+    )?;
+    require(
+        kind.counts_events() || fault.after_events.is_none(),
         || at("after_events"),
         "set",
         "only with a kind that happens inside a stream",
+    )?;
+    require(
+        kind == K::PingOnly || fault.ping_every.is_none(),
+        || at("ping_every"),
+        "set",
+        "only with kind = \"ping_only\"",
+    )?;
+    let every = fault.ping_every.unwrap_or(PING_EVERY);
+    require(
+        (Duration::from_millis(1)..=Duration::from_hours(1)).contains(&every),
+        || at("ping_every"),
+        Humane(every),
+        "1ms to 1h",
     )?;
     let stalls = matches!(kind, K::StallBeforeContent | K::StallInStream);
     require(
@@ -440,131 +353,12 @@ fn validate_parameters(fault: &Fault, at: &impl Fn(&str) -> String) -> Result<()
     )
 }
 
+/// The time between pings, unless a fault says another.
+pub(super) const PING_EVERY: Duration = Duration::from_secs(1);
+
 const fn always() -> f64 {
     1.0
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(seconds: u64) -> Asked<'static> {
-        Asked {
-            since: Duration::from_secs(seconds),
-            model: "claude-sonnet-5",
-            attempt: 1,
-            seed: 1,
-        }
-    }
-
-    #[test]
-    fn a_fault_holds_from_the_start_of_its_window_to_just_before_its_end() {
-        let faults = [Fault::new(FaultKind::Overloaded)
-            .between(Duration::from_secs(60), Duration::from_secs(120))];
-        for (second, hit) in [(59, false), (60, true), (119, true), (120, false)] {
-            assert_eq!(
-                choose(&faults, &at(second)).fault.is_some(),
-                hit,
-                "{second}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_fault_hits_only_its_models_and_attempts() {
-        let faults = [Fault::new(FaultKind::Internal)
-            .on_model("claude-sonnet")
-            .on_attempts(1, 2)];
-        assert!(choose(&faults, &at(0)).fault.is_some());
-        assert!(
-            choose(
-                &faults,
-                &Asked {
-                    model: "claude-haiku-5",
-                    ..at(0)
-                }
-            )
-            .fault
-            .is_none()
-        );
-        assert!(
-            choose(
-                &faults,
-                &Asked {
-                    attempt: 2,
-                    ..at(0)
-                }
-            )
-            .fault
-            .is_some()
-        );
-        assert!(
-            choose(
-                &faults,
-                &Asked {
-                    attempt: 3,
-                    ..at(0)
-                }
-            )
-            .fault
-            .is_none()
-        );
-    }
-
-    #[test]
-    fn probability_is_met_over_many_requests() {
-        let faults = [Fault::new(FaultKind::Internal).with_probability(0.15)];
-        let hits = (0..20_000)
-            .filter(|n| {
-                let seed = seed::mix(9, &[*n]);
-                choose(&faults, &Asked { seed, ..at(0) }).fault.is_some()
-            })
-            .count();
-        // Four standard deviations of a binomial with n = 20,000 and p = 0.15 are 202.
-        assert!((2_798..=3_202).contains(&hits), "{hits}");
-    }
-
-    #[test]
-    fn a_brownout_ramps_linearly_over_its_window() {
-        let fault = Fault {
-            ttft: Some(Duration::from_millis(500)),
-            ttft_end: Some(Duration::from_millis(30_500)),
-            ..Fault::new(FaultKind::Slow).between(Duration::from_secs(60), Duration::from_secs(120))
-        };
-        let usual = Duration::from_secs(1);
-        for (second, millis) in [(60, 500), (90, 15_500), (120, 30_500), (500, 30_500)] {
-            let got = fault.stretched(usual, Duration::from_secs(second));
-            assert_eq!(got, Duration::from_millis(millis), "{second}");
-        }
-        let doubled = Fault {
-            factor: Some(2.0),
-            ..Fault::new(FaultKind::Slow)
-        };
-        assert_eq!(doubled.stretched(usual, Duration::ZERO), usual * 2);
-    }
-
-    #[test]
-    fn a_slow_fault_leaves_room_for_another() {
-        let faults = [
-            Fault {
-                factor: Some(3.0),
-                ..Fault::new(FaultKind::Slow)
-            },
-            Fault::new(FaultKind::CutStream),
-        ];
-        let chosen = choose(&faults, &at(0));
-        assert!(chosen.slow.is_some());
-        assert_eq!(chosen.fault.map(|f| f.kind), Some(FaultKind::CutStream));
-    }
-
-    #[test]
-    fn a_parameter_of_another_kind_is_refused() {
-        let fault = Fault {
-            stall_for: Some(Duration::from_secs(1)),
-            ..Fault::new(FaultKind::Overloaded)
-        };
-        let error = validate(&[fault]).unwrap_err().to_string();
-        assert!(error.contains("faults[0].stall_for"), "{error}");
-        assert!(validate(&[Fault::new(FaultKind::Slow)]).is_err());
-    }
-}
+mod tests;

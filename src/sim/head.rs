@@ -249,6 +249,12 @@ fn retry_words(
     }
 }
 
+/// A page of the edge under a status that promises an answer.
+pub(super) fn welcome(moment: Moment) -> ErrorAnswer {
+    let body = "<!DOCTYPE html>\r\n<html>\r\n<head><title>Just a moment...</title></head>\r\n<body>\r\n<h1>Checking your connection</h1>\r\n</body>\r\n</html>\r\n";
+    typed(200, edge(moment), "text/html; charset=UTF-8", body)
+}
+
 fn page(moment: Moment) -> ErrorAnswer {
     let body = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>cloudflare</center>\r\n</body>\r\n</html>\r\n";
     typed(502, edge(moment), "text/html", body)

@@ -15,7 +15,7 @@ use super::answer::{Act, Step};
 use super::head;
 use super::scenario::{ModelSettings, Settings};
 use super::seed;
-use super::wire::{Ask, Thinking, tag_text};
+use super::wire::{Ask, Thinking, Tool, tag_text};
 
 /// Characters of one output token.
 const CHARS: u64 = 4;
@@ -51,12 +51,29 @@ enum Block {
         text: String,
         tokens: u64,
     },
-    Tool {
-        id: String,
-        name: String,
-        input: String,
-        tokens: u64,
-    },
+    Tool(Call),
+}
+
+/// A tool call with an input that fits the tool's schema.
+#[derive(Debug)]
+struct Call {
+    id: String,
+    name: String,
+    input: String,
+    tokens: u64,
+}
+
+impl Call {
+    fn new(tool: &Tool, tag: &str, attempt: u64) -> Self {
+        let input = tool_input(&tool.input_schema, tag);
+        let written = u64::try_from(input.len()).unwrap_or_default();
+        Self {
+            id: head::id("toolu_", seed::mix(attempt, &[0x70])),
+            name: tool.name.clone(),
+            tokens: TOOL_CALL + written.div_ceil(CHARS),
+            input,
+        }
+    }
 }
 
 impl Reply {
@@ -77,11 +94,26 @@ impl Reply {
             output: drawn.min(ask.max_tokens),
             seed: attempt,
         };
-        if let Some((name, schema)) = &ask.tool {
-            reply.call_tool(ask, name, schema);
-            return reply;
-        }
+        let tag = tag_text(ask.tag);
+        let call = ask.tool.as_ref().map(|tool| Call::new(tool, &tag, attempt));
         let mut left = reply.output;
+        let mut then = None;
+        match (call, ask.tool.as_ref().is_some_and(|tool| tool.forced)) {
+            (Some(call), true) => {
+                reply.only(call, ask.max_tokens);
+                return reply;
+            }
+            (Some(call), false)
+                if call.tokens < ask.max_tokens
+                    && seed::chance(seed::mix(scenario, &[ask.tag, 0x70])) < model.tool_use =>
+            {
+                left = left.min(ask.max_tokens - call.tokens);
+                reply.output = left + call.tokens;
+                reply.stop_reason = "tool_use";
+                then = Some(call);
+            }
+            _ => {}
+        }
         if ask.thinking != Thinking::Off && left >= 4 {
             let tokens = left / 4;
             left -= tokens;
@@ -96,34 +128,24 @@ impl Reply {
                 tokens,
             });
         }
-        let tag = format!("[{}] ", tag_text(ask.tag));
         reply.blocks.push(Block::Text {
-            text: prose(&mut rng, tag, left),
+            text: prose(&mut rng, format!("[{tag}] "), left),
             tokens: left,
         });
+        reply.blocks.extend(then.map(Block::Tool));
         reply
     }
 
-    fn call_tool(&mut self, ask: &Ask, name: &str, schema: &Value) {
-        let mut input = tool_input(schema, &tag_text(ask.tag));
-        let mut tokens = TOOL_CALL
-            + u64::try_from(input.len())
-                .unwrap_or_default()
-                .div_ceil(CHARS);
+    /// An answer that is nothing but a tool call.
+    fn only(&mut self, mut call: Call, max_tokens: u64) {
         self.stop_reason = "tool_use";
-        if tokens > ask.max_tokens {
-            tokens = ask.max_tokens;
-            "{}".clone_into(&mut input);
+        if call.tokens > max_tokens {
+            call.tokens = max_tokens;
+            "{}".clone_into(&mut call.input);
             self.stop_reason = "max_tokens";
         }
-        self.output = tokens;
-        let id = head::id("toolu_", seed::mix(self.seed, &[0x70]));
-        self.blocks.push(Block::Tool {
-            id,
-            name: name.to_owned(),
-            input,
-            tokens,
-        });
+        self.output = call.tokens;
+        self.blocks.push(Block::Tool(call));
     }
 
     /// The body of an answer that is not streamed, with its output tokens.
@@ -202,9 +224,9 @@ impl Block {
             Self::Text { text, .. } => {
                 format!(r#"{{"type":"text","text":{}}}"#, Value::from(text.as_str()))
             }
-            Self::Tool {
+            Self::Tool(Call {
                 id, name, input, ..
-            } => format!(
+            }) => format!(
                 r#"{{"type":"tool_use","id":"{id}","name":{},"input":{input}}}"#,
                 Value::from(name.as_str())
             ),
@@ -217,7 +239,7 @@ impl Block {
                 r#"{"type":"thinking","thinking":"","signature":""}"#.to_owned()
             }
             Self::Text { .. } => r#"{"type":"text","text":""}"#.to_owned(),
-            Self::Tool { id, name, .. } => format!(
+            Self::Tool(Call { id, name, .. }) => format!(
                 r#"{{"type":"tool_use","id":"{id}","name":{},"input":{{}}}}"#,
                 Value::from(name.as_str())
             ),
@@ -245,7 +267,7 @@ impl Block {
             Self::Text { text, tokens } => {
                 events.deltas(index, ("text_delta", "text"), text, *tokens);
             }
-            Self::Tool { input, tokens, .. } => {
+            Self::Tool(Call { input, tokens, .. }) => {
                 events.delta(index, ("input_json_delta", "partial_json"), "", 0);
                 let shown = if input == "{}" { "" } else { input };
                 events.deltas(index, ("input_json_delta", "partial_json"), shown, *tokens);
@@ -279,12 +301,10 @@ impl Events<'_> {
         });
     }
 
-    /// A ping's data has a space where no other event has one, and no padding.
     fn ping(&mut self) {
-        let bytes = Bytes::from_static(b"event: ping\ndata: {\"type\": \"ping\"}\n\n");
         self.steps.push(Step {
             after: Duration::ZERO,
-            act: Act::Send(bytes, 0),
+            act: Act::Send(PING, 0),
         });
     }
 
@@ -331,6 +351,9 @@ impl Events<'_> {
         }
     }
 }
+
+/// A ping's data has a space where no other event has one, and no padding.
+pub(super) const PING: Bytes = Bytes::from_static(b"event: ping\ndata: {\"type\": \"ping\"}\n\n");
 
 /// One SSE frame, with spaces before the last brace as recorded streams have.
 pub(super) fn frame(name: &str, data: &str, spaces: usize) -> String {

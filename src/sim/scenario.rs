@@ -4,13 +4,15 @@
 //! Durations read as in [`crate::duration`]; a range is written `"300ms..900ms"` or `"50..400"`,
 //! both ends included.
 
+mod range;
+
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
-use rand::{Rng, RngExt};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
+pub use self::range::{Delay, TokenRange};
+use super::chunking::Chunking;
 use super::faults::Fault;
 use crate::duration::{self, Humane};
 
@@ -29,6 +31,9 @@ pub struct Settings {
     pub error_latency: Duration,
     /// Whether data lines of a stream carry the run of spaces that the real ones have.
     pub padding: bool,
+    /// Cuts streamed answers at arbitrary bytes; absent: one piece an event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunking: Option<Chunking>,
     /// The keys that are accepted; empty: any.
     pub api_keys: Vec<String>,
     /// The models that exist, the first match counts; a model that none matches is unknown.
@@ -48,6 +53,7 @@ impl Default for Settings {
             network: Delay::ZERO,
             error_latency: Duration::from_millis(50),
             padding: true,
+            chunking: None,
             api_keys: Vec::new(),
             models: [
                 "claude-fable-",
@@ -96,6 +102,9 @@ impl Settings {
         for (i, quota) in self.quotas.iter().enumerate() {
             quota.validate(&format!("quotas[{i}]"))?;
         }
+        if let Some(chunking) = self.chunking {
+            chunking.validate()?;
+        }
         super::faults::validate(&self.faults)
     }
 
@@ -123,6 +132,10 @@ pub struct ModelSettings {
     /// The length of an answer, before `max_tokens` cuts it.
     #[serde(default = "ModelSettings::usual_output")]
     pub output_tokens: TokenRange,
+    /// How often an answer to a request that offers tools calls one, 0 to 1. A turn that brings a
+    /// tool's result is always answered in text, so that an agent comes to an end.
+    #[serde(default = "ModelSettings::usual_tool_use")]
+    pub tool_use: f64,
     /// Tokens in one streamed delta; recorded streams have 2 in the median.
     #[serde(default = "ModelSettings::usual_delta")]
     pub tokens_per_delta: u32,
@@ -136,6 +149,7 @@ impl ModelSettings {
             ttft: Self::usual_ttft(),
             tokens_per_second: Self::usual_pace(),
             output_tokens: Self::usual_output(),
+            tool_use: Self::usual_tool_use(),
             tokens_per_delta: Self::usual_delta(),
         }
     }
@@ -153,6 +167,10 @@ impl ModelSettings {
 
     const fn usual_output() -> TokenRange {
         TokenRange { from: 40, to: 200 }
+    }
+
+    const fn usual_tool_use() -> f64 {
+        1.0
     }
 
     const fn usual_delta() -> u32 {
@@ -180,6 +198,12 @@ impl ModelSettings {
             || format!("{at}.output_tokens"),
             self.output_tokens,
             "1 to 1000000, the smaller first",
+        )?;
+        require(
+            (0.0..=1.0).contains(&self.tool_use),
+            || format!("{at}.tool_use"),
+            self.tool_use,
+            "0 to 1",
         )?;
         require(
             (1..=10_000).contains(&self.tokens_per_delta),
@@ -253,147 +277,6 @@ const MINUTE: Duration = Duration::from_mins(1);
 
 const fn whole_minute() -> Duration {
     MINUTE
-}
-
-/// A delay, or a range that it is drawn from evenly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Delay {
-    /// The shortest.
-    pub from: Duration,
-    /// The longest.
-    pub to: Duration,
-}
-
-impl Delay {
-    /// None at all.
-    pub const ZERO: Self = Self::fixed(Duration::ZERO);
-
-    /// Always the same.
-    #[must_use]
-    pub const fn fixed(delay: Duration) -> Self {
-        Self {
-            from: delay,
-            to: delay,
-        }
-    }
-
-    /// Draws one.
-    pub fn draw(&self, rng: &mut impl Rng) -> Duration {
-        if self.from >= self.to {
-            self.from
-        } else {
-            rng.random_range(self.from..=self.to)
-        }
-    }
-
-    fn validate(self, at: &str) -> Result<(), InvalidScenario> {
-        let fits = self.from <= self.to && self.to <= Duration::from_hours(1);
-        require(fits, || at.to_owned(), self, "0s to 1h, the shorter first")
-    }
-}
-
-impl fmt::Display for Delay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", Humane(self.from))?;
-        if self.from == self.to {
-            Ok(())
-        } else {
-            write!(f, "..{}", Humane(self.to))
-        }
-    }
-}
-
-impl FromStr for Delay {
-    type Err = duration::InvalidDuration;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (from, to) = text.split_once("..").unwrap_or((text, text));
-        Ok(Self {
-            from: duration::parse(from)?,
-            to: duration::parse(to)?,
-        })
-    }
-}
-
-impl Serialize for Delay {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Delay {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
-    }
-}
-
-/// A number of tokens, or a range that it is drawn from evenly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenRange {
-    /// The fewest.
-    pub from: u64,
-    /// The most.
-    pub to: u64,
-}
-
-impl TokenRange {
-    /// Always the same.
-    #[must_use]
-    pub const fn fixed(tokens: u64) -> Self {
-        Self {
-            from: tokens,
-            to: tokens,
-        }
-    }
-
-    /// Draws one.
-    pub fn draw(&self, rng: &mut impl Rng) -> u64 {
-        if self.from >= self.to {
-            self.from
-        } else {
-            rng.random_range(self.from..=self.to)
-        }
-    }
-}
-
-impl fmt::Display for TokenRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.from == self.to {
-            write!(f, "{}", self.from)
-        } else {
-            write!(f, "{}..{}", self.from, self.to)
-        }
-    }
-}
-
-impl Serialize for TokenRange {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for TokenRange {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Fixed(u64),
-            Text(String),
-        }
-        let text = match Written::deserialize(deserializer)? {
-            Written::Fixed(tokens) => return Ok(Self::fixed(tokens)),
-            Written::Text(text) => text,
-        };
-        let (from, to) = text.split_once("..").unwrap_or((&text, &text));
-        match (from.trim().parse(), to.trim().parse()) {
-            (Ok(from), Ok(to)) => Ok(Self { from, to }),
-            _ => Err(de::Error::custom(format!(
-                "`{text}` is no number of tokens: write 200 or \"50..400\""
-            ))),
-        }
-    }
 }
 
 /// A scenario that cannot run.

@@ -3,17 +3,20 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderValue};
 
 use super::answer::{Act, Ended, Head, Step};
-use super::faults::{Fault, FaultKind};
+use super::faults::{Fault, FaultKind, PING_EVERY};
 use super::{head, reply};
 
 /// Events that arrive before a fault strikes, unless it says how many.
 const EVENTS: usize = 4;
 /// The headers' lead over a reset: bytes that a socket has not sent yet are lost with it.
 const LEAD: Duration = Duration::from_millis(5);
+
+/// Where the data of an event begins.
+const DATA: &[u8] = b"data: ";
 
 /// Spoils a stream of events, one a step.
 pub(super) fn stream(mut steps: VecDeque<Step>, fault: &Fault) -> VecDeque<Step> {
@@ -55,6 +58,26 @@ pub(super) fn stream(mut steps: VecDeque<Step>, fault: &Fault) -> VecDeque<Step>
                 *tokens = 0;
             }
         }
+        FaultKind::MalformedEvent => {
+            if let Some(Step {
+                act: Act::Send(bytes, _),
+                ..
+            }) = steps.get_mut(at)
+            {
+                *bytes = malformed(bytes);
+            }
+        }
+        FaultKind::MissingStop => {
+            steps.pop_back();
+        }
+        FaultKind::PingOnly => {
+            let every = fault.ping_every.unwrap_or(PING_EVERY);
+            steps.truncate(at);
+            steps.push_back(Step {
+                after: every,
+                act: Act::Pings(every),
+            });
+        }
         FaultKind::StreamError => {
             steps.truncate(at);
             let event = Bytes::from(reply::frame("error", head::STREAM_ERROR, 0));
@@ -82,6 +105,10 @@ pub(super) fn whole(
         after: Duration::ZERO,
         act: Act::Send(bytes, tokens),
     };
+    let early = Step {
+        after: Duration::ZERO,
+        act: Act::Break(Ended::Early),
+    };
     let steps = match kind {
         Some(FaultKind::ResetAfterHeaders) => {
             vec![Step {
@@ -91,13 +118,18 @@ pub(super) fn whole(
         }
         Some(FaultKind::TruncatedBody | FaultKind::CutStream) => {
             body.truncate(half);
-            vec![
-                send(body),
-                Step {
-                    after: Duration::ZERO,
-                    act: Act::Break(Ended::Early),
-                },
-            ]
+            vec![send(body), early]
+        }
+        Some(FaultKind::MissingStop) => {
+            body.truncate(body.len().saturating_sub(1));
+            vec![send(body), early]
+        }
+        Some(FaultKind::MalformedEvent) => {
+            let mut bytes = BytesMut::from(body);
+            if let Some(byte) = bytes.get_mut(half) {
+                *byte = 0;
+            }
+            vec![send(bytes.freeze())]
         }
         Some(FaultKind::TruncatedJson) => {
             body.truncate(half);
@@ -107,6 +139,19 @@ pub(super) fn whole(
         _ => vec![send(body)],
     };
     (head, steps.into())
+}
+
+/// An event whose framing is whole and whose data ends in the middle.
+fn malformed(event: &Bytes) -> Bytes {
+    let data = event
+        .windows(DATA.len())
+        .position(|window| window == DATA)
+        .map_or(0, |at| at + DATA.len());
+    let cut = data + event.len().saturating_sub(data) / 2;
+    let mut bytes = BytesMut::with_capacity(event.len());
+    bytes.extend_from_slice(event.get(..cut).unwrap_or_default());
+    bytes.extend_from_slice(b"\n\n");
+    bytes.freeze()
 }
 
 fn stall(steps: &mut VecDeque<Step>, at: usize, time: Option<Duration>) {

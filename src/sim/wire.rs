@@ -46,9 +46,17 @@ pub(super) struct Ask {
     pub(super) input_tokens: u64,
     /// What the provider guesses before it has counted.
     pub(super) estimated_tokens: u64,
-    /// The tool that must be used, with its input schema.
-    pub(super) tool: Option<(String, Value)>,
+    pub(super) tool: Option<Tool>,
     pub(super) thinking: Thinking,
+}
+
+/// The tool that the answer calls, if it calls one.
+#[derive(Debug, Clone)]
+pub(super) struct Tool {
+    pub(super) name: String,
+    pub(super) input_schema: Value,
+    /// Whether `tool_choice` leaves no other answer.
+    pub(super) forced: bool,
 }
 
 /// Whether the answer begins with a thinking block.
@@ -221,39 +229,62 @@ impl Body<'_> {
         8 + u64::try_from(bytes.div_ceil(4)).unwrap_or(u64::MAX / 2)
     }
 
-    fn forced_tool(&self) -> Result<Option<(String, Value)>, Refusal> {
+    fn tool(&self) -> Result<Option<Tool>, Refusal> {
         #[derive(Deserialize)]
-        struct Tool {
+        struct Offered {
             name: String,
             #[serde(default)]
             input_schema: Value,
         }
-        let Some(choice) = &self.tool_choice else {
-            return Ok(None);
+        let field = |name: &str| {
+            let choice = self.tool_choice.as_ref()?;
+            choice.get(name).and_then(Value::as_str)
         };
-        let kind = choice
-            .get("type")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        if !matches!(kind, "any" | "tool") {
+        let (kind, wanted) = (field("type").unwrap_or("auto"), field("name"));
+        let forced = matches!(kind, "any" | "tool");
+        if !forced && (kind != "auto" || self.brings_a_result()) {
             return Ok(None);
         }
-        let tools: Vec<Tool> = self
+        let tools: Vec<Offered> = self
             .tools
             .and_then(|raw| serde_json::from_str(raw.get()).ok())
             .unwrap_or_default();
-        let wanted = choice.get("name").and_then(Value::as_str);
-        let found = tools
-            .into_iter()
-            .find(|tool| kind == "any" || Some(tool.name.as_str()) == wanted)
-            .map(|tool| (tool.name, tool.input_schema));
-        if found.is_none() {
+        // A tool that the provider runs itself has no schema and is no tool_use of the client's.
+        let found = tools.into_iter().find(|tool| match kind {
+            "tool" => Some(tool.name.as_str()) == wanted,
+            _ => tool.input_schema.is_object(),
+        });
+        if forced && found.is_none() {
             let name = wanted.unwrap_or("any");
             return Err(Refusal::invalid(format!(
                 "tool_choice: Tool '{name}' not found in provided tools"
             )));
         }
-        Ok(found)
+        Ok(found.map(|tool| Tool {
+            name: tool.name,
+            input_schema: tool.input_schema,
+            forced,
+        }))
+    }
+
+    /// Whether the last message holds the result of a tool.
+    fn brings_a_result(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Message {
+            content: Value,
+        }
+        let messages: Vec<&RawValue> = self
+            .messages
+            .and_then(|raw| serde_json::from_str(raw.get()).ok())
+            .unwrap_or_default();
+        let last: Option<Message> = messages
+            .last()
+            .and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let content = last.map(|message| message.content);
+        content
+            .as_ref()
+            .and_then(Value::as_array)
+            .is_some_and(|blocks| blocks.iter().any(|block| block["type"] == "tool_result"))
     }
 
     fn thinking(&self) -> Thinking {
@@ -319,7 +350,7 @@ fn ask(body: &Body<'_>, model: &str, size: usize, dialect: Dialect) -> Result<As
         estimated_tokens: u64::try_from(size.div_ceil(4))
             .unwrap_or(u64::MAX / 2)
             .max(1),
-        tool: body.forced_tool()?,
+        tool: body.tool()?,
         thinking: body.thinking(),
     })
 }
@@ -413,185 +444,4 @@ pub(super) fn room(model: &str) -> (u64, u64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-
-    fn headers(version: &'static str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert("anthropic-version", HeaderValue::from_static(version));
-        headers
-    }
-
-    fn refusal(version: &'static str, body: &str) -> Refusal {
-        read(
-            &headers(version),
-            body.as_bytes(),
-            &Settings::default(),
-            false,
-        )
-        .unwrap_err()
-    }
-
-    const OLD: &str = "2023-06-01";
-
-    /// Version, body, status, and a part of the message.
-    const REFUSED: &[(&str, &str, u16, &str)] = &[
-        (OLD, "{", 400, "not valid JSON"),
-        (OLD, "[]", 400, "valid dictionary"),
-        (OLD, "{}", 400, "model: Field required"),
-        (OLD, r#"{"model":"gpt-4"}"#, 404, "model: gpt-4"),
-        (
-            OLD,
-            r#"{"model":"claude-4-5-haiku","max_tokens":1,"messages":[]}"#,
-            404,
-            "model: claude-4-5-haiku",
-        ),
-        (
-            OLD,
-            r#"{"model":"claude-sonnet-5","messages":[]}"#,
-            400,
-            "max_tokens: Field required",
-        ),
-        (
-            OLD,
-            r#"{"model":"claude-sonnet-5","max_tokens":0,"messages":[]}"#,
-            400,
-            "greater than or equal to 1",
-        ),
-        (
-            OLD,
-            r#"{"model":"claude-sonnet-5","max_tokens":"9","messages":[]}"#,
-            400,
-            "valid integer",
-        ),
-        (
-            OLD,
-            r#"{"model":"claude-sonnet-5","max_tokens":200000,"messages":[]}"#,
-            400,
-            "max_tokens: 200000 > 128000",
-        ),
-        (
-            OLD,
-            r#"{"model":"claude-sonnet-5","max_tokens":9,"messages":[["user","x"]]}"#,
-            400,
-            "messages.0: Input does not match",
-        ),
-        (
-            OLD,
-            r#"{"model":"claude-sonnet-5","max_tokens":9}"#,
-            400,
-            "messages: Field required",
-        ),
-        (
-            OLD,
-            r#"{"model":"claude-sonnet-5","max_tokens":9,"messages":[]}"#,
-            400,
-            "at least one message",
-        ),
-        (
-            OLD,
-            r#"{"model":"claude-sonnet-5","max_tokens":9,"messages":[{"role":"user"}]}"#,
-            400,
-            "messages.0.content: Field required",
-        ),
-        (
-            OLD,
-            r#"{"model":"claude-sonnet-5","max_tokens":9,"messages":[{"role":"user","content":7}]}"#,
-            400,
-            "messages.0.content: Input should be a valid list",
-        ),
-        (
-            OLD,
-            r#"{"model":"claude-opus-4-6","max_tokens":9,"messages":[{"role":"assistant","content":"a"}]}"#,
-            400,
-            "prefill",
-        ),
-        (
-            "2026-10-21",
-            r#"{"model":"claude-sonnet-5","max_tokens":9,"temperature":1.0,"messages":[{"role":"user","content":"a"}]}"#,
-            400,
-            "temperature",
-        ),
-        ("2031-01-01", "{}", 400, "not a valid version"),
-    ];
-
-    #[test]
-    fn a_wrong_request_is_refused_in_the_providers_words() {
-        for (version, body, status, wanted) in REFUSED.iter().copied() {
-            let got = refusal(version, body);
-            assert_eq!(got.status, status, "{body}");
-            assert!(got.message.contains(wanted), "{body}: {}", got.message);
-        }
-    }
-
-    #[test]
-    fn prefill_and_sampling_are_accepted_where_they_are_supported() {
-        let body = r#"{"model":"claude-sonnet-4-5-20250929","max_tokens":9,"temperature":1.0,"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#;
-        assert!(
-            read(
-                &headers("2023-06-01"),
-                body.as_bytes(),
-                &Settings::default(),
-                false
-            )
-            .is_ok()
-        );
-    }
-
-    #[test]
-    fn the_generation_is_read_from_the_name() {
-        for (model, wanted) in [
-            ("claude-opus-4-6", (4, 6)),
-            ("claude-sonnet-5", (5, 0)),
-            ("claude-haiku-5-5", (5, 5)),
-            ("claude-sonnet-4-5-20250929", (4, 5)),
-            ("claude-sonnet-4-20250514", (4, 0)),
-            ("nonsense", (0, 0)),
-        ] {
-            assert_eq!(generation(model), wanted, "{model}");
-        }
-    }
-
-    #[test]
-    fn both_credential_headers_are_accepted_and_an_empty_one_is_not() {
-        let with = |name: &'static str, value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(name, HeaderValue::from_static(value));
-            headers
-        };
-        let keys = ["sk-ant-api-1".to_owned()];
-        assert!(authenticate(&with("x-api-key", "sk-ant-api-1"), &keys).is_ok());
-        assert!(authenticate(&with("authorization", "Bearer sk-ant-api-1"), &keys).is_ok());
-        assert!(authenticate(&with("authorization", "bearer other"), &[]).is_ok());
-        for headers in [
-            HeaderMap::new(),
-            with("x-api-key", ""),
-            with("authorization", "Basic abc"),
-            with("x-api-key", "wrong"),
-        ] {
-            assert_eq!(
-                authenticate(&headers, &keys).unwrap_err().status,
-                401,
-                "{headers:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_tag_depends_on_the_messages_alone() {
-        let one = r#"{"model":"a","messages":[{"role":"user","content":"x"}]}"#;
-        let other_model = r#"{"messages":[{"role":"user","content":"x"}],"model":"b"}"#;
-        let other_text = r#"{"model":"a","messages":[{"role":"user","content":"y"}]}"#;
-        assert_eq!(
-            request_tag(one.as_bytes()),
-            request_tag(other_model.as_bytes())
-        );
-        assert_ne!(
-            request_tag(one.as_bytes()),
-            request_tag(other_text.as_bytes())
-        );
-        assert_eq!(request_tag(b"no json").len(), 16);
-    }
-}
+mod tests;

@@ -1,14 +1,23 @@
 //! The real transport: reqwest over rustls.
 //!
 //! Nagle is off on the socket, and idle connections live shorter than the provider keeps them. A
-//! request that meets a pooled connection which the other side has closed goes out on a fresh one:
-//! the pool does that itself as long as no byte of the request was written. After that the
-//! provider may have read the request, so the break is reported and the retry policy decides.
+//! request that meets a pooled connection which the other side has closed meanwhile is sent once
+//! more, on a fresh connection, and that is no attempt of its own: the connection was at fault, not
+//! the target. The pool does it itself while no byte was written. Afterwards it is done only where
+//! the connection was a reused one and broke without an answer so soon that the other side can
+//! hardly have read the request, since a request that was read may be billed. Every other break is
+//! reported and the retry policy decides.
 
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use std::{io, iter};
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
+use tokio::time::Instant;
+use tower::util::MapResponseLayer;
 
 use super::{Body, Broken, Request, Response, Transport, TransportError};
 
@@ -18,10 +27,22 @@ const POOL_IDLE: Duration = Duration::from_secs(30);
 /// Keep-alive probes find a peer that vanished while an answer is thought about.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// A pooled connection that breaks this soon after a request was sent on it was closed by the other
+/// side while it was idle: a round trip across the world takes 300 ms, and a provider that has read
+/// the request needs longer to fail at it. Later the break is the target's.
+const STALE_WITHIN: Duration = Duration::from_millis(500);
+
+tokio::task_local! {
+    /// Whether the exchange of this task has a connection of its own making.
+    static FRESH: Arc<AtomicBool>;
+}
+
 /// Sends over HTTP/1.1 or HTTP/2, whichever the provider negotiates.
 #[derive(Debug, Clone)]
 pub struct HttpTransport {
-    client: reqwest::Client,
+    pooled: reqwest::Client,
+    /// For what met a stale connection: a pool may hold more of them.
+    unpooled: reqwest::Client,
 }
 
 impl HttpTransport {
@@ -31,38 +52,104 @@ impl HttpTransport {
     ///
     /// When the TLS backend can't be set up, such as without any root certificate.
     pub fn new(connect_timeout: Duration) -> Result<Self, TransportError> {
-        let client = reqwest::Client::builder()
-            .connect_timeout(connect_timeout)
-            .tcp_nodelay(true)
-            .tcp_keepalive(TCP_KEEPALIVE)
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(usize::MAX)
-            // A redirect would carry the credential to another host.
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .build()
-            .map_err(|error| TransportError::because(Broken::Protocol, error))?;
-        Ok(Self { client })
+        let client = |idle| {
+            reqwest::Client::builder()
+                .connect_timeout(connect_timeout)
+                .connector_layer(MapResponseLayer::new(mark_fresh))
+                .tcp_nodelay(true)
+                .tcp_keepalive(TCP_KEEPALIVE)
+                .pool_idle_timeout(POOL_IDLE)
+                .pool_max_idle_per_host(idle)
+                // A redirect would carry the credential to another host.
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .build()
+                .map_err(|error| TransportError::because(Broken::Protocol, error))
+        };
+        Ok(Self {
+            pooled: client(usize::MAX)?,
+            unpooled: client(0)?,
+        })
     }
 }
 
 impl Transport for HttpTransport {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
         async move {
-            let url = request.uri.to_string();
-            let exchange = self
-                .client
-                .request(request.method, &url)
-                .headers(request.headers)
-                .body(request.body);
-            exchange
-                .send()
-                .await
-                .map(into_response)
-                .map_err(before_headers)
+            let began = Instant::now();
+            let fresh = Arc::new(AtomicBool::new(false));
+            let sent = FRESH
+                .scope(Arc::clone(&fresh), exchange(&self.pooled, request.clone()))
+                .await;
+            let outcome = match sent {
+                Err(error)
+                    if !fresh.load(Ordering::Relaxed)
+                        && began.elapsed() < STALE_WITHIN
+                        && closed_unanswered(&error) =>
+                {
+                    tracing::debug!(
+                        error = &error as &dyn Error,
+                        "a pooled connection was stale; sending once more on a fresh one"
+                    );
+                    metrics::counter!("seawall_stale_connections_total").increment(1);
+                    exchange(&self.unpooled, request).await
+                }
+                outcome => outcome,
+            };
+            outcome.map(into_response).map_err(before_headers)
         }
         .boxed()
     }
+}
+
+async fn exchange(
+    client: &reqwest::Client,
+    request: Request,
+) -> Result<reqwest::Response, reqwest::Error> {
+    client
+        .request(request.method, request.uri.to_string())
+        .headers(request.headers)
+        .body(request.body)
+        .send()
+        .await
+}
+
+/// Marks the exchange that a new connection was made for.
+///
+/// The pool polls a connect inside the exchange that waits for it. Where another connection comes
+/// back first, it moves the connect to a task of its own, in which there is nobody to mark.
+fn mark_fresh<C>(connection: C) -> C {
+    if FRESH
+        .try_with(|fresh| fresh.store(true, Ordering::Relaxed))
+        .is_err()
+    {
+        tracing::trace!("a connection that no exchange waited for");
+    }
+    connection
+}
+
+/// Whether the connection ended, or was reset, while the status line was awaited.
+fn closed_unanswered(error: &reqwest::Error) -> bool {
+    if error.is_connect() || error.is_builder() || error.is_timeout() {
+        return false;
+    }
+    iter::successors(Some(error as &(dyn Error + 'static)), |&error| {
+        error.source()
+    })
+    .any(|cause| {
+        cause
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_incomplete_message)
+            || cause.downcast_ref::<io::Error>().is_some_and(|cause| {
+                matches!(
+                    cause.kind(),
+                    io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::BrokenPipe
+                        | io::ErrorKind::NotConnected
+                )
+            })
+    })
 }
 
 fn into_response(answer: reqwest::Response) -> Response {

@@ -1,132 +1,20 @@
 //! The real binary between a real client and a real server.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use seawall::sim::recordings::{Recording, Recordings};
-use seawall::sim::{Fault, FaultKind, Settings, Sim, http as sim_http};
-use serde_json::{Value, json};
+use seawall::sim::{Fault, FaultKind, http as sim_http};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// `seawall serve` as a process of its own, ended with the test.
-struct Gateway {
-    process: Child,
-    stdout: BufReader<ChildStdout>,
-    base: String,
-    client: reqwest::Client,
-}
-
-impl Gateway {
-    fn start(upstream: SocketAddr, config: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!(
-            "seawall-{}-{}",
-            std::process::id(),
-            upstream.port()
-        ));
-        std::fs::create_dir_all(&folder).unwrap();
-        let file = folder.join("seawall.toml");
-        std::fs::write(&file, config).unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_seawall"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
-            .arg(&file)
-            .args(["--upstream", &format!("http://{upstream}")])
-            .env_remove("ANTHROPIC_API_KEY")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut stdout = BufReader::new(process.stdout.take().unwrap());
-        stdout.read_line(&mut line).unwrap();
-        let base = line
-            .trim()
-            .strip_prefix("seawall listening on ")
-            .expect(&line)
-            .to_owned();
-        Self {
-            process,
-            stdout,
-            base,
-            client: reqwest::Client::new(),
-        }
-    }
-
-    fn post(&self, path: &str) -> reqwest::RequestBuilder {
-        self.client
-            .post(format!("{}{path}", self.base))
-            .header("x-api-key", "sk-test")
-            .header("anthropic-version", "2023-06-01")
-            .header("content-type", "application/json")
-    }
-
-    async fn status(&self) -> Value {
-        let answer = self
-            .client
-            .get(format!("{}/_seawall/status", self.base))
-            .send()
-            .await;
-        serde_json::from_slice(&answer.unwrap().bytes().await.unwrap()).unwrap()
-    }
-
-    /// Waits, bounded, until nothing is in flight.
-    async fn idle(&self) {
-        for _ in 0..500 {
-            let status = self.status().await;
-            if status["in_flight"] == 0 && status["pool"]["running"] == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("still in flight: {}", self.status().await);
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
-fn serve(server: impl Future<Output = std::io::Result<()>> + Send + 'static) {
-    drop(tokio::spawn(server));
-}
-
-async fn sim(settings: Settings) -> (SocketAddr, Arc<Sim>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let sim = Sim::new(settings).unwrap();
-    serve(sim_http::serve(
-        listener,
-        Arc::clone(&sim),
-        std::future::pending(),
-    ));
-    (address, sim)
-}
-
-fn instant(faults: Vec<Fault>) -> Settings {
-    Settings {
-        instant: true,
-        faults,
-        ..Settings::default()
-    }
-}
-
-fn request(stream: bool) -> String {
-    json!({
-        "model": "claude-sonnet-5-5", "max_tokens": 64, "stream": stream,
-        "messages": [{ "role": "user", "content": "hello" }],
-    })
-    .to_string()
-}
+use crate::process::{BOUND, Gateway, ONE_ATTEMPT, instant, request, serve, sim};
 
 fn recordings() -> Arc<Recordings> {
     let root = std::env::var_os("SEAWALL_RECORDINGS").map_or_else(
@@ -176,12 +64,6 @@ fn fixtures() -> Vec<Recording> {
     })
     .collect()
 }
-
-/// Longest wait for a state.
-const BOUND: Duration = Duration::from_secs(10);
-
-const ONE_ATTEMPT: &str =
-    "[routes.default]\nladder = [\"up\"]\nretry = { attempts = 1 }\n[targets.up]\n";
 
 #[tokio::test]
 async fn every_recorded_exchange_passes_byte_for_byte_at_any_chunking() {

@@ -9,9 +9,13 @@ mod breaker_detection;
 #[cfg(test)]
 mod gateway;
 #[cfg(test)]
+mod gateway_abuse;
+#[cfg(test)]
 mod jitter;
 #[cfg(test)]
 mod metastability;
+#[cfg(test)]
+mod process;
 #[cfg(test)]
 mod recordings_offline;
 #[cfg(test)]
@@ -20,6 +24,10 @@ mod reset_herd;
 mod reset_herd_quota;
 #[cfg(test)]
 mod retry_budgets;
+#[cfg(test)]
+mod sim_faults;
+#[cfg(test)]
+mod stale_connections;
 #[cfg(test)]
 mod throttling;
 #[cfg(test)]

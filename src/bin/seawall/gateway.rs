@@ -1,8 +1,8 @@
 //! The gateway: HTTP in front of the client.
 //!
 //! [`server`] owns the sockets, [`admit`] decides who may come in, [`routes`] carries requests to
-//! the client and answers back, [`reply`] writes what seawall itself answers, [`admin`] shows the
-//! inside.
+//! the client and answers back, [`upload`] reads a body up to the limit, [`reply`] writes what seawall
+//! itself answers, [`admin`] shows the inside.
 
 pub(crate) mod admin;
 pub(crate) mod admit;
@@ -12,3 +12,4 @@ pub(crate) mod reply;
 pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod stop;
+pub(crate) mod upload;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use seawall::sim::recordings::Recordings;
-use seawall::sim::{Settings, Sim, http};
+use seawall::sim::{FaultKind, Settings, Sim, http};
 use tokio::net::TcpListener;
 
 use crate::signal::stop_asked;
@@ -14,6 +14,7 @@ use crate::{WRONG_USE, complain, print};
 
 /// What `seawall sim` is told.
 #[derive(Debug, Args)]
+#[command(after_long_help = faults())]
 pub(crate) struct SimArgs {
     /// Listen on this address; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4118")]
@@ -64,6 +65,18 @@ pub(crate) async fn run(args: SimArgs) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The kinds of fault, for the help text.
+fn faults() -> String {
+    let mut text = String::from("Kinds of fault ([[faults]] kind = ...):\n");
+    for kind in FaultKind::ALL {
+        text.push_str(&format!("  {:<22}{}\n", kind.as_str(), kind.meaning()));
+    }
+    text.push_str(
+        "\nchunking = { seed = 1, max = 16 } sends streamed answers in pieces of 1 to 16 bytes.",
+    );
+    text
 }
 
 fn settings(args: &SimArgs) -> Result<Settings, String> {

@@ -3,7 +3,7 @@
 //! The gateway passes bodies on as they came, so nothing is built from them: one pass notes the few
 //! fields that steer a call and counts what its tokens are estimated from. It refuses only what is no
 //! JSON object. A body that is odd in any other way is the provider's to judge; where even counting
-//! fails on one, the counts are coarse and say so.
+//! fails on one, it counts as so many bytes of text.
 
 use std::ops::Range;
 
@@ -28,56 +28,46 @@ pub struct RequestView {
     pub counts: Counts,
 }
 
-/// Amounts in a request. Characters are Unicode scalar values.
+/// Amounts in a request, for the token estimate. Characters are Unicode scalar values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "plain input of the estimate")]
 pub struct Counts {
-    /// Messages.
+    /// Messages, the system prompt left out.
     pub messages: u64,
-    /// Characters of text: system prompt, messages, tool results, text documents, visible thinking.
-    pub text_chars: u64,
-    /// Those of `text_chars` that tokenise badly: U+2E80 and above, CJK for the most part.
-    pub wide_chars: u64,
-    /// Bytes of JSON in tool definitions.
-    pub tool_chars: u64,
-    /// Bytes of JSON in the inputs of tool calls.
-    pub tool_input_chars: u64,
-    /// Tools offered.
+    /// Characters of text, system prompt and text documents included, those in `cjk` left out.
+    pub text: u64,
+    /// Characters that tokenise badly: U+2E80 and above, Chinese, Japanese and Korean for the most
+    /// part.
+    pub cjk: u64,
+    /// Tools that are offered.
     pub tools: u64,
-    /// Those of `tools` that the provider runs itself; their results cannot be estimated.
-    pub server_tools: u64,
-    /// Tool calls in the conversation.
-    pub tool_uses: u64,
-    /// Tool results in the conversation.
-    pub tool_results: u64,
-    /// Images, whatever their source.
-    pub images: u64,
-    /// Base64 characters of the images that are in the body.
-    pub image_base64: u64,
-    /// Documents, whatever their source.
-    pub documents: u64,
-    /// Base64 characters of the PDF documents that are in the body.
-    pub pdf_base64: u64,
-    /// Cache breakpoints.
-    pub cache_breakpoints: u64,
-    /// What the request says about calling tools.
+    /// Characters of their definitions as JSON.
+    pub tool_definitions: u64,
+    /// How the model is to choose among them.
     pub tool_choice: ToolChoice,
-    /// The answer's form is prescribed by a schema.
-    pub structured: bool,
-    /// The body could not be counted: `text_chars` is its length in bytes.
-    pub coarse: bool,
+    /// Tool calls in the messages that have their result there.
+    pub round_trips: u64,
+    /// Characters of the calls' input as JSON.
+    pub tool_calls: u64,
+    /// Characters of the tools' results, those in `cjk` left out.
+    pub tool_results: u64,
+    /// Tokens of the images whose size is known: the sum of [`crate::estimate::image`].
+    pub image_tokens: u64,
+    /// Images whose size is not known.
+    pub unknown_images: u64,
+    /// Pages of documents that are not text; a document of unknown length counts as one.
+    pub pages: u64,
 }
 
-/// What a request says about calling tools.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
+/// How the model is to choose among the tools.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the two that differ in cost")]
 pub enum ToolChoice {
-    /// The model decides.
+    /// `auto`, not said, or `none`, which costs the same.
     #[default]
     Auto,
-    /// Some tool, or a named one, must be called.
+    /// `any`, or a named tool.
     Forced,
-    /// None may be called.
-    Forbidden,
 }
 
 /// A body that is no JSON object.
@@ -103,8 +93,7 @@ impl RequestView {
             Ok(counted) => counted,
             Err(odd) => {
                 let mut shallow = Top::read_shallow(body).map_err(|_| bad_request(&odd))?;
-                shallow.counts.coarse = true;
-                shallow.counts.text_chars = to_u64(body.len());
+                shallow.counts.text = to_u64(body.len());
                 shallow
             }
         };
@@ -203,24 +192,34 @@ mod tests {
             seen.counts,
             Counts {
                 messages: 3,
-                text_chars: 9 + 8 + 5 + 3,
-                wide_chars: 2,
-                tool_chars: 45 + 50,
-                tool_input_chars: 7,
+                text: 9 + 6 + 3,
+                cjk: 2,
                 tools: 2,
-                server_tools: 1,
-                tool_uses: 1,
-                tool_results: 1,
-                images: 1,
-                image_base64: 4,
-                documents: 2,
-                pdf_base64: 8,
-                cache_breakpoints: 1,
+                tool_definitions: 45 + 50,
                 tool_choice: ToolChoice::Forced,
-                structured: false,
-                coarse: false,
+                round_trips: 1,
+                tool_calls: 7,
+                tool_results: 5,
+                image_tokens: 0,
+                unknown_images: 1,
+                pages: 1,
             }
         );
+    }
+
+    #[test]
+    fn blocks_are_told_apart_whatever_the_order_of_their_keys() {
+        let seen = view(
+            r#"{"messages":[{"content":[
+              {"content":[{"text":"four","type":"text"},
+                {"source":{"url":"https://e.example/a.pdf","type":"url"},"type":"document"}],"type":"tool_result"},
+              {"source":{"type":"content","content":"part"},"type":"document"},
+              {"type":"document","source":{"type":"file","file_id":"f"}},
+              {"type":"tool_use","input":{}},{"type":"tool_use","input":{}}]}]}"#,
+        );
+        let counts = seen.counts;
+        assert_eq!((counts.tool_results, counts.text, counts.pages), (4, 4, 2));
+        assert_eq!((counts.round_trips, counts.tool_calls), (1, 4));
     }
 
     #[test]
@@ -277,9 +276,9 @@ mod tests {
     fn a_body_that_cannot_be_counted_still_passes() {
         let seen =
             view(r#"{"model":"m","stream":true,"messages":[{"content":"lone \ud800 surrogate"}]}"#);
-        assert!(seen.counts.coarse && seen.stream);
+        assert!(seen.stream);
         assert_eq!(seen.model.as_deref(), Some("m"));
-        assert!(seen.counts.text_chars > 20);
+        assert!(seen.counts.text > 20);
     }
 
     proptest! {

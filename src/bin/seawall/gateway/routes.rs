@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -14,10 +14,10 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http::Method;
 use http::request::Parts;
-use http_body_util::{BodyExt, Limited};
 use seawall::client::ask::{Ask, Endpoint, Reply, ReplyBody};
 
 use super::server::Door;
+use super::upload::{self, Unfit};
 use super::{admin, admit, reply};
 
 const ROUTE: &str = "x-seawall-route";
@@ -69,9 +69,14 @@ async fn other(State(door): State<Arc<Door>>, request: Request) -> Response {
 async fn forward(door: &Door, endpoint: Endpoint, request: Request) -> Response {
     let is_head = *endpoint.method() == Method::HEAD;
     let (parts, body) = request.into_parts();
-    let body = match read(door, body).await {
+    let limit = door.seawall.config().gateway.body_limit;
+    let body = match upload::read(&parts.headers, body, limit).await {
         Ok(body) => body,
-        Err(answer) => return *answer,
+        Err(Unfit::TooLarge) => return reply::too_large(limit),
+        Err(Unfit::Broken(error)) => {
+            tracing::debug!(%error, "request body broke off");
+            return reply::invalid("seawall: the request body broke off");
+        }
     };
     let ask = match ask(endpoint, parts, body) {
         Ok(ask) => ask,
@@ -80,27 +85,6 @@ async fn forward(door: &Door, endpoint: Endpoint, request: Request) -> Response 
     match door.seawall.forward(ask).await {
         Ok(answer) => answered(answer, is_head),
         Err(error) => reply::failure(error),
-    }
-}
-
-/// Reads a request's body up to the limit.
-async fn read(door: &Door, body: Body) -> Result<Bytes, Box<Response>> {
-    let limit = door.seawall.config().gateway.body_limit;
-    let stated = body.size_hint().lower();
-    if usize::try_from(stated).map_or(true, |stated| stated > limit) {
-        return Err(Box::new(reply::too_large(limit)));
-    }
-    match Limited::new(body, limit).collect().await {
-        Ok(whole) => Ok(whole.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Box::new(reply::too_large(limit)))
-        }
-        Err(error) => {
-            tracing::debug!(%error, "request body broke off");
-            Err(Box::new(reply::invalid(
-                "seawall: the request body broke off",
-            )))
-        }
     }
 }
 

@@ -35,9 +35,6 @@ pub(crate) enum End {
     AtOnce,
 }
 
-/// Slow headers are cut off: a client sends them in one packet.
-const HEADERS_WITHIN: Duration = Duration::from_secs(10);
-
 /// Largest head of a request; the body streams through the same buffer.
 const LARGEST_HEAD: usize = 64 << 10;
 
@@ -57,6 +54,7 @@ pub(crate) async fn run(
     let fallback = seawall.config().gateway.listen;
     let local = listener.local_addr().unwrap_or(fallback);
     let drain = seawall.config().gateway.drain;
+    let within = seawall.config().gateway.header_timeout;
     let draining = AtomicBool::new(false);
     let door = Arc::new(Door {
         seawall: seawall.clone(),
@@ -74,7 +72,9 @@ pub(crate) async fn run(
             () = stop.asked() => break,
             _ = upkeep.tick() => prometheus.run_upkeep(),
             accepted = listener.accept() => match accepted {
-                Ok((socket, _)) => spawn(socket, app.clone(), graceful.watcher()),
+                Ok((socket, _)) => {
+                    spawn(socket, app.clone(), (graceful.watcher(), within));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "could not accept a connection");
                     sleep(ACCEPT_AGAIN).await;
@@ -106,13 +106,22 @@ pub(crate) async fn run(
     }
 }
 
-fn spawn(socket: TcpStream, app: TowerToHyperService<axum::Router>, watcher: Watcher) {
+/// An event must not wait for the acknowledgement of the one before it.
+fn send_at_once(socket: &TcpStream) {
     if let Err(error) = socket.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY");
+        tracing::debug!(%error, "no TCP_NODELAY");
     }
+}
+
+fn spawn(
+    socket: TcpStream,
+    app: TowerToHyperService<axum::Router>,
+    (watcher, headers_within): (Watcher, Duration),
+) {
+    send_at_once(&socket);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_WITHIN)
+        .header_read_timeout(headers_within)
         .max_buf_size(LARGEST_HEAD)
         .serve_connection(TokioIo::new(socket), app);
     let connection = watcher.watch(connection);
@@ -125,4 +134,20 @@ fn spawn(socket: TcpStream, app: TowerToHyperService<axum::Router>, watcher: Wat
             tracing::debug!(%error, "connection");
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_accepted_socket_sends_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let (client, accepted) = (client.unwrap(), accepted.unwrap().0);
+        assert!(!client.nodelay().unwrap(), "off unless asked for");
+        send_at_once(&accepted);
+        assert!(accepted.nodelay().unwrap());
+    }
 }

@@ -15,6 +15,18 @@ pub(super) struct Top<'de> {
     pub(super) stream: Option<&'de RawValue>,
     pub(super) max_tokens: Option<&'de RawValue>,
     pub(super) counts: Counts,
+    tool_uses: u64,
+    tool_results: u64,
+    /// What is known of the block that is being read.
+    block: Block,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Block {
+    is_result: bool,
+    is_document: bool,
+    /// Its source holds text, which is counted as such.
+    has_text: bool,
 }
 
 impl<'de> Top<'de> {
@@ -28,6 +40,7 @@ impl<'de> Top<'de> {
                 top: &mut top,
             },
         )?;
+        top.counts.round_trips = top.tool_results.min(top.tool_uses);
         Ok(top)
     }
 
@@ -69,18 +82,19 @@ impl<'de> Node<'_, 'de> {
 
     fn text(&mut self, text: &str) {
         let counts = &mut self.top.counts;
-        let (chars, wide) = if text.is_ascii() {
+        let (narrow, wide) = if text.is_ascii() {
             (text.len(), 0)
         } else {
-            text.chars().fold((0_usize, 0_usize), |(all, wide), c| {
-                (
-                    all.saturating_add(1),
-                    wide.saturating_add(usize::from(c >= '\u{2E80}')),
-                )
+            text.chars().fold((0_usize, 0_usize), |(narrow, wide), c| {
+                if c >= '\u{2E80}' {
+                    (narrow, wide.saturating_add(1))
+                } else {
+                    (narrow.saturating_add(1), wide)
+                }
             })
         };
-        counts.text_chars = counts.text_chars.saturating_add(to_u64(chars));
-        counts.wide_chars = counts.wide_chars.saturating_add(to_u64(wide));
+        counts.text = counts.text.saturating_add(to_u64(narrow));
+        counts.cjk = counts.cjk.saturating_add(to_u64(wide));
     }
 
     fn top_field<A: MapAccess<'de>>(&mut self, key: Key, map: &mut A) -> Result<(), A::Error> {
@@ -92,10 +106,6 @@ impl<'de> Node<'_, 'de> {
             Key::Messages => map.next_value_seed(self.child(Kind::Messages))?,
             Key::Tools => map.next_value_seed(self.child(Kind::Tools))?,
             Key::ToolChoice => map.next_value_seed(self.child(Kind::ToolChoice))?,
-            Key::OutputFormat => {
-                let raw: &RawValue = map.next_value()?;
-                self.top.counts.structured |= raw.get().contains("\"schema\"");
-            }
             _ => skip(map)?,
         }
         Ok(())
@@ -110,32 +120,46 @@ impl<'de> Node<'_, 'de> {
             Key::Input => {
                 let raw: &RawValue = map.next_value()?;
                 let counts = &mut self.top.counts;
-                counts.tool_input_chars = counts
-                    .tool_input_chars
-                    .saturating_add(to_u64(raw.get().len()));
+                counts.tool_calls = counts.tool_calls.saturating_add(to_u64(raw.get().len()));
             }
-            Key::CacheControl => {
-                self.top.counts.cache_breakpoints += 1;
-                skip(map)?;
-            }
-            Key::Type => {
-                let counts = &mut self.top.counts;
-                match map.next_value::<&RawValue>()?.get() {
-                    "\"tool_use\"" | "\"server_tool_use\"" | "\"mcp_tool_use\"" => {
-                        counts.tool_uses += 1;
-                    }
-                    "\"tool_result\"" => counts.tool_results += 1,
-                    "\"image\"" => counts.images += 1,
-                    "\"document\"" => counts.documents += 1,
-                    _ => {}
+            Key::Type => match map.next_value::<&RawValue>()?.get() {
+                "\"tool_use\"" | "\"server_tool_use\"" | "\"mcp_tool_use\"" => {
+                    self.top.tool_uses += 1;
                 }
-            }
+                "\"tool_result\"" => {
+                    self.top.tool_results += 1;
+                    self.top.block.is_result = true;
+                }
+                "\"image\"" => self.top.counts.unknown_images += 1,
+                "\"document\"" => self.top.block.is_document = true,
+                _ => {}
+            },
             _ => skip(map)?,
         }
         Ok(())
     }
 
-    /// The keys come in any order, so what the data is shows only at the end.
+    /// The keys come in any order, so what the block is shows only at the end.
+    fn block<A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<(), A::Error> {
+        let around = std::mem::take(&mut self.top.block);
+        let before = self.top.counts.text;
+        while let Some(key) = map.next_key()? {
+            self.block_field(key, map)?;
+        }
+        let block = std::mem::replace(&mut self.top.block, around);
+        let counts = &mut self.top.counts;
+        if block.is_result {
+            let result = counts.text.saturating_sub(before);
+            counts.tool_results = counts.tool_results.saturating_add(result);
+            counts.text = before;
+        }
+        if block.is_document && !block.has_text {
+            counts.pages += 1;
+        }
+        Ok(())
+    }
+
+    /// As with a block, what the data is shows only at the end.
     fn source<A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<(), A::Error> {
         let mut data: Option<&RawValue> = None;
         let mut media: Option<&RawValue> = None;
@@ -143,23 +167,19 @@ impl<'de> Node<'_, 'de> {
             match key {
                 Key::Data => data = Some(map.next_value()?),
                 Key::MediaType => media = Some(map.next_value()?),
-                Key::Content => map.next_value_seed(self.child(Kind::Content))?,
+                Key::Content => {
+                    self.top.block.has_text = true;
+                    map.next_value_seed(self.child(Kind::Content))?;
+                }
                 _ => skip(map)?,
             }
         }
-        let Some(data) = data else { return Ok(()) };
-        let quoted = to_u64(data.get().len()).saturating_sub(2);
-        let counts = &mut self.top.counts;
-        match media.map_or("", RawValue::get) {
-            m if m.starts_with("\"image/") => {
-                counts.image_base64 = counts.image_base64.saturating_add(quoted);
-            }
-            m if m.starts_with("\"text/") => {
-                if let Ok(text) = serde_json::from_str::<String>(data.get()) {
-                    self.text(&text);
-                }
-            }
-            _ => counts.pdf_base64 = counts.pdf_base64.saturating_add(quoted),
+        let is_text = media.is_some_and(|media| media.get().starts_with("\"text/"));
+        if let (true, Some(data)) = (is_text, data)
+            && let Ok(text) = serde_json::from_str::<String>(data.get())
+        {
+            self.top.block.has_text = true;
+            self.text(&text);
         }
         Ok(())
     }
@@ -199,8 +219,8 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
                 while let Some(tool) = seq.next_element::<&RawValue>()? {
                     let counts = &mut self.top.counts;
                     counts.tools += 1;
-                    counts.server_tools += u64::from(!tool.get().contains("\"input_schema\""));
-                    counts.tool_chars = counts.tool_chars.saturating_add(to_u64(tool.get().len()));
+                    let definition = to_u64(tool.get().len());
+                    counts.tool_definitions = counts.tool_definitions.saturating_add(definition);
                 }
             }
             Kind::Top | Kind::Message | Kind::Block | Kind::Source | Kind::ToolChoice => {
@@ -226,11 +246,7 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
                     }
                 }
             }
-            Kind::Block => {
-                while let Some(key) = map.next_key()? {
-                    self.block_field(key, &mut map)?;
-                }
-            }
+            Kind::Block => self.block(&mut map)?,
             Kind::Source => self.source(&mut map)?,
             Kind::ToolChoice => {
                 while let Some(key) = map.next_key()? {
@@ -238,7 +254,6 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
                     if matches!(key, Key::Type) {
                         self.top.counts.tool_choice = match value.get() {
                             "\"any\"" | "\"tool\"" => ToolChoice::Forced,
-                            "\"none\"" => ToolChoice::Forbidden,
                             _ => ToolChoice::Auto,
                         };
                     }
@@ -320,15 +335,12 @@ enum Key {
     Messages,
     Tools,
     ToolChoice,
-    #[serde(alias = "output_config")]
-    OutputFormat,
     Type,
     Text,
     Thinking,
     Content,
     Source,
     Input,
-    CacheControl,
     Data,
     MediaType,
     #[serde(other)]
