@@ -38,6 +38,7 @@ mod builder;
 mod exchange;
 mod expectation;
 mod fixed;
+mod stacking;
 mod stream;
 mod targets;
 
@@ -157,7 +158,11 @@ impl Seawall {
             Endpoint::Messages | Endpoint::CountTokens => true,
             Endpoint::Other(method, _) => method.is_idempotent(),
         };
-        let attempts = if repeatable { route.retry.attempts } else { 1 };
+        let attempts = if repeatable {
+            stacking::attempts(route.retry.attempts, ask.client_retries)
+        } else {
+            1
+        };
         let retry = Backoff::new(route.retry.base, route.retry.cap)
             .and_then(|backoff| Retry::new(attempts, backoff, Retry::default().min_useful()))
             .map_err(|invalid| Error::Panicked(invalid.to_string()))?;
@@ -325,10 +330,12 @@ impl Seawall {
             attempts: report.attempts,
             queued: report.queued,
             degraded: report.rung > 0,
+            settled: false,
         };
         match result {
             Ok(answer) => Ok(answered(exchange, rung, answer, told, report)),
             Err(error) => {
+                told.settled = stacking::is_settled(&error, report);
                 let mut record = exchange.record();
                 record.queued = report.queued;
                 record.backed_off = report.backed_off;

@@ -28,6 +28,9 @@ pub struct Ask {
     pub route: Option<String>,
     /// Another profile than the route's.
     pub profile: Option<Profile>,
+    /// How often the client says it has sent this call before. From the first such retry on, a
+    /// rung makes one attempt: the client's own loop is running, and loops multiply.
+    pub client_retries: u32,
 }
 
 impl fmt::Debug for Ask {
@@ -52,6 +55,7 @@ impl Ask {
             body,
             route: None,
             profile: None,
+            client_retries: 0,
         }
     }
 }
@@ -140,4 +144,7 @@ pub struct Report {
     pub queued: Duration,
     /// Whether another rung than the first answered.
     pub degraded: bool,
+    /// For a failed call: whether the client must not send it again by itself, since it can't
+    /// succeed or has been tried again already.
+    pub settled: bool,
 }

@@ -7,6 +7,8 @@ mod architecture;
 #[cfg(test)]
 mod breaker_detection;
 #[cfg(test)]
+mod claude_code;
+#[cfg(test)]
 mod gateway;
 #[cfg(test)]
 mod jitter;
@@ -20,6 +22,10 @@ mod reset_herd;
 mod reset_herd_quota;
 #[cfg(test)]
 mod retry_budgets;
+#[cfg(test)]
+mod served;
+#[cfg(test)]
+mod stacked_retries;
 #[cfg(test)]
 mod throttling;
 #[cfg(test)]
