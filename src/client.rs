@@ -45,6 +45,7 @@ mod fixed;
 mod opening;
 mod reply_stream;
 mod resume;
+mod stacking;
 mod stream;
 mod stream_ends;
 mod targets;
@@ -220,10 +221,8 @@ impl Seawall {
             Endpoint::Other(method, _) => method.is_idempotent(),
         };
         let attempts = if repeatable {
-            let left = route
-                .retry
-                .attempts
-                .saturating_sub(exchange.attempts_before);
+            let own = stacking::attempts(route.retry.attempts, ask.client_retries);
+            let left = own.saturating_sub(exchange.attempts_before);
             if left == 0 {
                 return Err(Error::Refused(Rejected::new(Rejection::RetryBudget)));
             }
@@ -416,11 +415,13 @@ impl Seawall {
             attempts: exchange.attempts_before + report.attempts,
             queued: report.queued,
             degraded: report.rung > 0,
+            settled: false,
         };
         let error = match result {
             Ok(answer) => return Ok(self.answered(exchange, answer, told)),
             Err(error) => error,
         };
+        told.settled = stacking::is_settled(&error, report);
         let route = self.shared.config.routes.get(&*exchange.route);
         let text = route.and_then(|route| route.static_text.as_deref());
         // Half an answer can't go on in the fixed one.
@@ -487,6 +488,7 @@ fn waiting(exchange: Arc<Exchange>, running: BoxFuture<'static, Result<Reply, Er
         attempts: exchange.progress.lock().last.attempts,
         queued: exchange.began.elapsed(),
         degraded: false,
+        settled: false,
     };
     Reply {
         status: StatusCode::OK,

@@ -30,6 +30,9 @@ pub struct Ask {
     pub delivery: Option<Delivery>,
     /// Other time limits than the route's or the profile's.
     pub timeouts: Option<Timeouts>,
+    /// How often the client says it has sent this call before. From the first such retry on, a
+    /// rung makes one attempt: the client's own loop is running, and loops multiply.
+    pub client_retries: u32,
 }
 
 impl fmt::Debug for Ask {
@@ -56,6 +59,7 @@ impl Ask {
             profile: None,
             delivery: None,
             timeouts: None,
+            client_retries: 0,
         }
     }
 }
@@ -132,4 +136,7 @@ pub struct Report {
     pub queued: Duration,
     /// Whether another rung than the first answered.
     pub degraded: bool,
+    /// For a failed call: whether the client must not send it again by itself, since it can't
+    /// succeed or has been tried again already.
+    pub settled: bool,
 }

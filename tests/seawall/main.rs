@@ -7,6 +7,8 @@ mod architecture;
 #[cfg(test)]
 mod breaker_detection;
 #[cfg(test)]
+mod claude_code;
+#[cfg(test)]
 mod gateway;
 #[cfg(test)]
 mod gateway_abuse;
@@ -25,7 +27,11 @@ mod reset_herd_quota;
 #[cfg(test)]
 mod retry_budgets;
 #[cfg(test)]
+mod served;
+#[cfg(test)]
 mod sim_faults;
+#[cfg(test)]
+mod stacked_retries;
 #[cfg(test)]
 mod stale_connections;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use seawall::client::ask::Report;
 use seawall::error::Error;
 use seawall::provider::anthropic::error_body;
-use seawall_actors::error::Rejection;
+use seawall_actors::error::{Rejected, Rejection};
 
 use super::admit::Stranger;
 
@@ -49,9 +49,10 @@ pub(crate) fn failure(error: Error) -> Response {
             ..
         } => {
             stamp(&mut headers, &report);
-            headers
-                .entry(SHOULD_RETRY)
-                .or_insert(HeaderValue::from_static("false"));
+            if report.settled {
+                // Over the provider's own `true` too: it does not know of the attempts before.
+                headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
             with(status, headers, Body::from(body))
         }
         error => {
@@ -61,8 +62,11 @@ pub(crate) fn failure(error: Error) -> Response {
                 "" => format!("seawall: {error}"),
                 advice => format!("seawall: {error}. {advice}"),
             };
-            // Refused before any attempt and due at a known time: coming back then is right.
-            let again = matches!(error, Error::Refused(_)) && retry_after.is_some();
+            let again = match &error {
+                Error::Refused(rejected) => Some(is_worth_coming_back(rejected)),
+                Error::Unanswered { report, .. } if !report.settled => None,
+                _ => Some(false),
+            };
             let mut answer = own(status, error_type, &message, again, retry_after);
             if let Some(report) = error.report() {
                 stamp(answer.headers_mut(), report);
@@ -72,13 +76,20 @@ pub(crate) fn failure(error: Error) -> Response {
     }
 }
 
+/// Whether a call that was refused before any attempt does right to come again: at a time that is
+/// known, or because whoever takes over from a gateway that leaves will serve it.
+fn is_worth_coming_back(rejected: &Rejected) -> bool {
+    let leaving = matches!(rejected.why, Rejection::Draining | Rejection::Stopped);
+    leaving || rejected.retry_after.is_some()
+}
+
 /// A request that was not let in.
 pub(crate) fn stranger(stranger: Stranger) -> Response {
     own(
         stranger.status,
         stranger.error_type,
         stranger.message,
-        false,
+        Some(false),
         None,
     )
 }
@@ -90,7 +101,7 @@ pub(crate) fn too_large(limit: usize) -> Response {
         StatusCode::PAYLOAD_TOO_LARGE,
         "request_too_large",
         &message,
-        false,
+        Some(false),
         None,
     )
 }
@@ -101,7 +112,7 @@ pub(crate) fn invalid(message: &str) -> Response {
         StatusCode::BAD_REQUEST,
         "invalid_request_error",
         message,
-        false,
+        Some(false),
         None,
     )
 }
@@ -113,7 +124,7 @@ pub(crate) fn not_found() -> Response {
         StatusCode::NOT_FOUND,
         "not_found_error",
         message,
-        false,
+        Some(false),
         None,
     )
 }
@@ -125,7 +136,7 @@ pub(crate) fn wrong_method() -> Response {
         StatusCode::METHOD_NOT_ALLOWED,
         "invalid_request_error",
         message,
-        false,
+        Some(false),
         None,
     )
 }
@@ -148,15 +159,15 @@ fn own(
     status: StatusCode,
     error_type: &str,
     message: &str,
-    again: bool,
+    again: Option<bool>,
     retry_after: Option<Duration>,
 ) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(
-        SHOULD_RETRY,
-        HeaderValue::from_static(if again { "true" } else { "false" }),
-    );
+    if let Some(again) = again {
+        let again = if again { "true" } else { "false" };
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static(again));
+    }
     if let Some(wait) = retry_after {
         // Rounded up: who comes a moment early is refused again.
         let seconds = wait.as_millis().div_ceil(1000).max(1);
@@ -176,4 +187,38 @@ pub(crate) fn with(status: StatusCode, headers: HeaderMap, body: Body) -> Respon
     *answer.status_mut() = status;
     *answer.headers_mut() = headers;
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(why: Rejection, seconds: Option<u64>) -> Response {
+        failure(Error::Refused(Rejected {
+            why,
+            by: None,
+            retry_after: seconds.map(Duration::from_secs),
+        }))
+    }
+
+    #[test]
+    fn a_refused_call_is_told_whether_to_come_back() {
+        for (why, seconds, status, again) in [
+            (Rejection::Draining, None, 503, "true"),
+            (Rejection::Stopped, None, 503, "true"),
+            (Rejection::BreakerOpen, Some(7), 529, "true"),
+            (Rejection::QuotaExhausted, Some(7), 429, "true"),
+            (Rejection::BreakerOpen, None, 529, "false"),
+            (Rejection::RetryBudget, None, 529, "false"),
+            (Rejection::QueueFull, None, 529, "false"),
+            (Rejection::DeadlinePassed, None, 504, "false"),
+        ] {
+            let answer = refused(why, seconds);
+            assert_eq!(answer.status().as_u16(), status, "{why:?}");
+            assert_eq!(answer.headers()[SHOULD_RETRY], again, "{why:?}");
+            let wait = answer.headers().get(RETRY_AFTER);
+            let stated = seconds.map(|s| HeaderValue::from_str(&s.to_string()).unwrap());
+            assert_eq!(wait, stated.as_ref(), "{why:?}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 use http::Method;
 use http::request::Parts;
 use seawall::client::ask::{Ask, Endpoint, Reply, ReplyBody};
+use seawall::error::Error;
 
 use super::server::Door;
 use super::upload::{self, Unfit};
@@ -23,6 +24,8 @@ use super::{admin, admit, reply};
 const ROUTE: &str = "x-seawall-route";
 const PROFILE: &str = "x-seawall-profile";
 const DELIVERY: &str = "x-seawall-delivery";
+/// Official SDKs count their own retries of a call in it, from 0.
+const CLIENT_RETRIES: &str = "x-stainless-retry-count";
 
 /// Everything that is served.
 pub(crate) fn router(door: Arc<Door>) -> Router {
@@ -33,7 +36,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
             post(count_tokens).fallback(other),
         )
         .route("/v1/{*rest}", any(other))
-        .route("/api/hello", any(other))
+        .route("/api/hello", any(hello))
         .route("/_seawall/health", get(admin::health))
         .route("/_seawall/ready", get(admin::ready))
         .route("/_seawall/status", get(admin::status))
@@ -49,7 +52,10 @@ async fn let_in(State(door): State<Arc<Door>>, request: Request, next: Next) -> 
     let gateway = &door.seawall.config().gateway;
     match admit::admit(gateway, door.local, request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(stranger) => reply::stranger(stranger),
+        Err(stranger) => {
+            upload::discard(request);
+            reply::stranger(stranger)
+        }
     }
 }
 
@@ -66,23 +72,48 @@ async fn other(State(door): State<Arc<Door>>, request: Request) -> Response {
     forward(&door, Endpoint::Other(method, path), request).await
 }
 
+/// A greeting asks whether somebody is there. Clients send it before they have a credential;
+/// without one the provider can't be asked, but the gateway is there.
+async fn hello(State(door): State<Arc<Door>>, request: Request) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let is_head = method == Method::HEAD;
+    let endpoint = Endpoint::Other(method, path);
+    match ask_of(&door, endpoint, request).await {
+        Err(refused) => *refused,
+        Ok(ask) => match door.seawall.forward(ask).await {
+            Err(Error::NoCredential) if is_head => Response::default(),
+            result => concluded(result, is_head),
+        },
+    }
+}
+
 async fn forward(door: &Door, endpoint: Endpoint, request: Request) -> Response {
     let is_head = *endpoint.method() == Method::HEAD;
+    match ask_of(door, endpoint, request).await {
+        Err(refused) => *refused,
+        Ok(ask) => concluded(door.seawall.forward(ask).await, is_head),
+    }
+}
+
+/// The request, read whole, as the client takes it.
+async fn ask_of(door: &Door, endpoint: Endpoint, request: Request) -> Result<Ask, Box<Response>> {
     let (parts, body) = request.into_parts();
     let limit = door.seawall.config().gateway.body_limit;
     let body = match upload::read(&parts.headers, body, limit).await {
         Ok(body) => body,
-        Err(Unfit::TooLarge) => return reply::too_large(limit),
+        Err(Unfit::TooLarge) => return Err(Box::new(reply::too_large(limit))),
         Err(Unfit::Broken(error)) => {
             tracing::debug!(%error, "request body broke off");
-            return reply::invalid("seawall: the request body broke off");
+            return Err(Box::new(reply::invalid(
+                "seawall: the request body broke off",
+            )));
         }
     };
-    let ask = match ask(endpoint, parts, body) {
-        Ok(ask) => ask,
-        Err(message) => return reply::invalid(&message),
-    };
-    match door.seawall.forward(ask).await {
+    ask(endpoint, parts, body).map_err(|message| Box::new(reply::invalid(&message)))
+}
+
+fn concluded(result: Result<Reply, Error>, is_head: bool) -> Response {
+    match result {
         Ok(answer) => answered(answer, is_head),
         Err(error) => reply::failure(error),
     }
@@ -97,6 +128,10 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
     };
     let profile = read_word(PROFILE, named(PROFILE))?;
     let delivery = read_word(DELIVERY, named(DELIVERY))?;
+    // What is no number came from no SDK, so nothing is known of earlier tries.
+    let client_retries = named(CLIENT_RETRIES)
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(0);
     let (route, query) = (named(ROUTE), parts.uri.query().map(str::to_owned));
     Ok(Ask {
         endpoint,
@@ -107,6 +142,7 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
         profile,
         delivery,
         timeouts: None,
+        client_retries,
     })
 }
 

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
+use axum::extract::Request;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::EXPECT;
@@ -34,10 +35,7 @@ pub(crate) async fn read(
 ) -> Result<Bytes, Unfit> {
     let stated = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if stated > limit {
-        // A client that asks before it sends has nothing on its way.
-        if !headers.contains_key(EXPECT) {
-            linger(body);
-        }
+        linger(headers, body);
         return Err(Unfit::TooLarge);
     }
     let mut whole = Bytes::new();
@@ -48,7 +46,7 @@ pub(crate) async fn read(
         };
         let so_far = whole.len().max(joined.len());
         if so_far.saturating_add(data.len()) > limit {
-            linger(body);
+            linger(headers, body);
             return Err(Unfit::TooLarge);
         }
         if so_far == 0 {
@@ -69,8 +67,18 @@ pub(crate) async fn read(
     })
 }
 
+/// Lets the client of a request that is refused unread hear why.
+pub(crate) fn discard(request: Request) {
+    let (parts, body) = request.into_parts();
+    linger(&parts.headers, body);
+}
+
 /// Reads on without keeping anything; the connection ends, or serves on, after it.
-fn linger(mut body: Body) {
+fn linger(headers: &HeaderMap, mut body: Body) {
+    // A client that asks before it sends has nothing on its way.
+    if headers.contains_key(EXPECT) || body.is_end_stream() {
+        return;
+    }
     let drain = async move {
         let mut left = LINGER_BYTES;
         while let Some(Ok(frame)) = body.frame().await {
