@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Uri};
@@ -93,6 +93,7 @@ impl Seawall {
         let (exchange, rungs) = self.prepare(&call, &ask, view.as_ref(), route).await?;
         let exchange = Arc::new(exchange);
         let call = self.call(&exchange, &ask, route, rungs)?;
+        exchange.begin();
         let operation = {
             let exchange = Arc::clone(&exchange);
             move |wire| attempt::attempt(Arc::clone(&exchange), wire)
@@ -197,6 +198,8 @@ impl Seawall {
             telemetry: self.shared.telemetry.clone(),
             upstream_us: AtomicU64::new(0),
             last: Mutex::new(LastAttempt::default()),
+            status: AtomicU16::new(0),
+            unrecorded: AtomicBool::new(false),
         };
         let mut rungs = Vec::new();
         for rung in &route.ladder {

@@ -133,6 +133,7 @@ impl Sim {
             bill: decided.bill,
             opened: false,
             done: false,
+            output: 0,
         };
         let (delay, opening, steps) = match decided.outcome {
             Outcome::Reset(delay) => (delay, Opening::Reset, VecDeque::new()),
@@ -341,6 +342,7 @@ impl Sim {
             bill: None,
             opened: false,
             done: false,
+            output: 0,
         };
         Answer {
             delay,

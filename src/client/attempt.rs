@@ -18,7 +18,7 @@ use seawall_actors::policy::quota::{AxisWord, Cost, Learned};
 use seawall_actors::verdict::Verdict;
 use tokio::time::{Instant, timeout_at};
 
-use super::exchange::{Exchange, Prepared};
+use super::exchange::{Exchange, OnTheWire, Prepared};
 use super::stream::Watched;
 use crate::provider::anthropic::limits::{AxisLimits, RateLimits};
 use crate::provider::anthropic::usage::{Tokens, Usage};
@@ -67,7 +67,9 @@ pub(super) async fn attempt(exchange: Arc<Exchange>, attempt: Attempt) -> Outcom
         return fail(&exchange, &attempt, judge_truncated(), None, None);
     };
     attempt.mark_sent();
+    let on_the_wire = OnTheWire::new(&exchange, &attempt);
     let outcome = send(&exchange, &prepared, &attempt).await;
+    on_the_wire.ended();
     let spent = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     exchange.upstream_us.fetch_add(spent, Ordering::Relaxed);
     outcome
@@ -102,6 +104,7 @@ async fn send(
             return fail(exchange, attempt, judge_timeout(which), None, None);
         }
     };
+    exchange.heard(response.status);
     let now = Timestamp::now();
     let limits = RateLimits::read(response.status, &response.headers, now);
     let learned = learned(&limits);
@@ -142,7 +145,7 @@ async fn whole(
     }
     let usage = Usage::from_body(&bytes);
     let cost = usage.as_ref().map(|usage| true_cost(usage.billed()));
-    exchange.count_attempt(attempt, status.as_u16(), &Verdict::OK);
+    exchange.count_attempt(attempt, &Verdict::OK);
     let body = AnswerBody::Whole { bytes, usage };
     Outcome::Ended {
         result: Ok(Answer {
@@ -258,11 +261,10 @@ fn fail(
     answer: Option<(StatusCode, HeaderMap, Bytes)>,
     learned: Option<Learned>,
 ) -> Outcome<Answer, Failure> {
-    let status = answer.as_ref().map_or(0, |(status, ..)| status.as_u16());
-    exchange.count_attempt(attempt, status, &judged.verdict);
+    exchange.count_attempt(attempt, &judged.verdict);
     let verdict = judged.verdict;
     // A status line without a success means that the provider did not process the request.
-    let cost = (status != 0).then_some(Cost::ZERO);
+    let cost = answer.is_some().then_some(Cost::ZERO);
     Outcome::Ended {
         result: Err(Failure {
             judged,

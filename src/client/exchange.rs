@@ -1,11 +1,11 @@
 //! What all attempts of one call share, and what each rung sends.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use parking_lot::Mutex;
 use seawall_actors::caller::Attempt;
 use seawall_actors::verdict::Verdict;
@@ -17,6 +17,7 @@ use crate::profile::{Profile, Timeouts};
 use crate::provider::anthropic::usage::Tokens;
 use crate::telemetry::{self, CallRecord, Telemetry};
 use crate::transport::{Request, Transport};
+use crate::verdict::{Timeout, judge_timeout};
 
 /// Part of the time left that one attempt without streaming may use.
 const WHOLE_SHARE: f64 = 0.6;
@@ -40,6 +41,10 @@ pub(super) struct Exchange {
     /// Microseconds that attempts took up to their first content or end.
     pub(super) upstream_us: AtomicU64,
     pub(super) last: Mutex<LastAttempt>,
+    /// Status of the attempt under way; 0 until its headers are there.
+    pub(super) status: AtomicU16,
+    /// Whether the call has begun and its record is still to come.
+    pub(super) unrecorded: AtomicBool,
 }
 
 /// What the last attempt of a call was, for its log line.
@@ -110,15 +115,30 @@ impl Exchange {
                 && self.endpoint.path().starts_with("/v1/models")
     }
 
-    /// Counts one finished attempt. Status 0 means that none came.
-    pub(super) fn count_attempt(&self, attempt: &Attempt, status: u16, verdict: &Verdict) {
+    /// From here on the call leaves a record, whatever becomes of it.
+    pub(super) fn begin(&self) {
+        self.unrecorded.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes the status of the attempt under way.
+    pub(super) fn heard(&self, status: StatusCode) {
+        self.status.store(status.as_u16(), Ordering::Relaxed);
+    }
+
+    /// Counts one finished attempt.
+    pub(super) fn count_attempt(&self, attempt: &Attempt, verdict: &Verdict) {
+        self.count((attempt.number, attempt.rung), verdict);
+    }
+
+    fn count(&self, (attempts, rung): (u32, usize), verdict: &Verdict) {
+        let status = self.status.load(Ordering::Relaxed);
         *self.last.lock() = LastAttempt {
             status,
             label: verdict.label,
-            attempts: attempt.number,
-            rung: attempt.rung,
+            attempts,
+            rung,
         };
-        if let Some(prepared) = self.rungs.get(attempt.rung) {
+        if let Some(prepared) = self.rungs.get(rung) {
             self.telemetry
                 .attempt(&prepared.name, status, verdict.label);
         }
@@ -152,7 +172,64 @@ impl Exchange {
         prepared.expectation.learn(prepared.estimated_input, tokens);
     }
 
+    /// Publishes the call's record; only the first counts.
     pub(super) fn finish(&self, record: &CallRecord) {
-        telemetry::finish(&self.telemetry, record);
+        if self.unrecorded.swap(false, Ordering::Relaxed) {
+            telemetry::finish(&self.telemetry, record);
+        }
+    }
+}
+
+/// A call that was dropped before its end has left all the same. By now its attempt, which holds
+/// the exchange too, has been counted.
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if *self.unrecorded.get_mut() {
+            let mut record = self.record();
+            record.verdict = Verdict::DEPARTED.label;
+            self.finish(&record);
+        }
+    }
+}
+
+/// An attempt that has been sent. Dropped with its future, it is counted as the caller's leaving,
+/// or as the timeout that the call's deadline is.
+#[derive(Debug)]
+pub(super) struct OnTheWire {
+    exchange: Arc<Exchange>,
+    /// Number and rung.
+    attempt: (u32, usize),
+    deadline: Instant,
+    counted: bool,
+}
+
+impl OnTheWire {
+    pub(super) fn new(exchange: &Arc<Exchange>, attempt: &Attempt) -> Self {
+        exchange.status.store(0, Ordering::Relaxed);
+        Self {
+            exchange: Arc::clone(exchange),
+            attempt: (attempt.number, attempt.rung),
+            deadline: attempt.deadline,
+            counted: false,
+        }
+    }
+
+    /// The attempt has come to an end of its own, and counted itself.
+    pub(super) fn ended(mut self) {
+        self.counted = true;
+    }
+}
+
+impl Drop for OnTheWire {
+    fn drop(&mut self) {
+        if self.counted {
+            return;
+        }
+        let verdict = if Instant::now() < self.deadline {
+            Verdict::DEPARTED
+        } else {
+            judge_timeout(Timeout::Total).verdict
+        };
+        self.exchange.count(self.attempt, &verdict);
     }
 }

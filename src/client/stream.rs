@@ -18,7 +18,7 @@ use seawall_actors::verdict::Verdict;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::attempt::settle;
-use super::exchange::{Exchange, Prepared};
+use super::exchange::{Exchange, LastAttempt, Prepared};
 use crate::provider::anthropic::error_event;
 use crate::provider::anthropic::stream::{End, Seen, StreamWatch};
 use crate::provider::anthropic::usage::Tokens;
@@ -289,12 +289,16 @@ impl Watched {
         if verdict.is_ok() {
             self.exchange.learn_usage(&self.prepared, tokens);
         }
-        {
-            let mut last = self.exchange.last.lock();
-            last.status = status;
-            last.label = verdict.label;
-            last.attempts = number;
-        }
+        let rungs = &self.exchange.rungs;
+        *self.exchange.last.lock() = LastAttempt {
+            status,
+            label: verdict.label,
+            attempts: number,
+            rung: rungs
+                .iter()
+                .position(|rung| Arc::ptr_eq(rung, &self.prepared))
+                .unwrap_or_default(),
+        };
         self.exchange
             .telemetry
             .attempt(&self.prepared.name, status, verdict.label);

@@ -298,6 +298,18 @@ impl FaultKind {
             | Self::CutStream => None,
         }
     }
+
+    /// Whether an answer that it strikes ends before its true end.
+    pub(super) const fn cuts_short(self) -> bool {
+        matches!(
+            self,
+            Self::ResetAfterHeaders
+                | Self::TruncatedJson
+                | Self::TruncatedBody
+                | Self::StreamError
+                | Self::CutStream
+        )
+    }
 }
 
 /// The moment and the attempt that faults are chosen for.
