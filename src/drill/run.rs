@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::callers::Callers;
 use self::provider::{Provider, unix_now};
 use super::agreement::{self, Evidence};
 use super::client::{self, ClientKind, Wiring};
-use super::meter::{AttemptEnd, AttemptLog, Meter};
+use super::meter::{AttemptLog, Meter};
 use super::progress::{Line, Progress};
 use super::published::Catcher;
 use super::score::{Observed, Score};
@@ -24,6 +24,9 @@ mod provider;
 
 /// Time for cancelled attempts and returned permits to arrive, before what is left is counted.
 const SETTLE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether all has arrived.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Time that a client gets to stop.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -105,8 +108,9 @@ async fn play(
     (options, caught): (&Options, Option<&Catcher>),
     line: Line,
 ) -> Result<(ClientReport, bool), DrillError> {
-    let start = Instant::now();
+    let arrivals = scenario.load.draw(options.seed);
     let provider = Provider::open(scenario, options).await?;
+    let start = Instant::now();
     let attempts = AttemptLog::new(start);
     let meter = Meter::new(Arc::clone(&provider.transport), attempts.clone());
     let wiring = Wiring {
@@ -118,21 +122,20 @@ async fn play(
     };
     let client = client::build(kind, &wiring)?;
     let callers = Callers::new(Arc::clone(&client), scenario, start, line);
-    let arrivals = scenario.load.draw(options.seed);
     let broken_off = tokio::select! {
         biased;
         () = Arc::clone(&callers).come(&arrivals) => false,
         () = stopped(options.stop.clone()) => true,
     };
     let lasted = start.elapsed();
-    sleep(SETTLE).await;
+    settle(options.real.is_some(), || {
+        client.in_flight() == 0 && provider.in_flight() == 0 && attempts.open() == 0
+    })
+    .await;
     let pending = client.in_flight();
     let drained = timeout(DRAIN, client.drain()).await.is_ok();
+    let open = attempts.open();
     let attempts = attempts.snapshot();
-    let open = attempts
-        .iter()
-        .filter(|a| a.end == AttemptEnd::UnderWay)
-        .count();
     let stats = provider.close().await;
     let published = caught.map(|catcher| catcher.published(client.asked()));
     let agreed = agreement::check(&Evidence {
@@ -170,6 +173,18 @@ async fn play(
         agreed,
     };
     Ok((report, broken_off))
+}
+
+/// Gives what was cancelled time to arrive. In real time no longer than it takes; in virtual time it
+/// costs nothing.
+async fn settle(real: bool, settled: impl Fn() -> bool) {
+    let until = Instant::now() + SETTLE;
+    if !real {
+        return sleep_until(until).await;
+    }
+    while !settled() && Instant::now() < until {
+        sleep(LOOK).await;
+    }
 }
 
 /// Resolves when the drill is to break off.

@@ -7,6 +7,8 @@ mod architecture;
 #[cfg(test)]
 mod breaker_detection;
 #[cfg(test)]
+mod drill_real;
+#[cfg(test)]
 mod gateway;
 #[cfg(test)]
 mod jitter;

@@ -37,15 +37,18 @@ struct Server {
 
 impl Provider {
     pub(super) async fn open(scenario: &Scenario, options: &Options) -> Result<Self, DrillError> {
-        let settings = sim::Settings {
-            seed: options.seed,
-            ..scenario.provider.clone()
+        let start = || {
+            let settings = sim::Settings {
+                seed: options.seed,
+                ..scenario.provider.clone()
+            };
+            Sim::new(settings).map_err(|error| DrillError::Provider {
+                scenario: scenario.name.clone(),
+                why: error.to_string(),
+            })
         };
-        let sim = Sim::new(settings).map_err(|error| DrillError::Provider {
-            scenario: scenario.name.clone(),
-            why: error.to_string(),
-        })?;
         let Some(loopback) = &options.real else {
+            let sim = start()?;
             let transport: Arc<dyn Transport> = Arc::new(sim.transport());
             let endpoint = Endpoint::new("http://sim.invalid")?;
             return Ok(Self {
@@ -55,18 +58,20 @@ impl Provider {
                 server: None,
             });
         };
+        let transport =
+            (loopback.transport)().map_err(|error| DrillError::Start(io::Error::other(error)))?;
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = TcpListener::bind(any_port)
             .await
             .map_err(DrillError::Start)?;
         let address = listener.local_addr().map_err(DrillError::Start)?;
+        // Its faults count from here, as the drill's time does.
+        let sim = start()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let mut tasks = JoinSet::new();
         let stopped = stopped.map(|_sent_or_dropped| ()).boxed();
         tasks.spawn((loopback.serve)(listener, Arc::clone(&sim), stopped));
         sim.follow_wall_clock();
-        let transport =
-            (loopback.transport)().map_err(|error| DrillError::Start(io::Error::other(error)))?;
         let endpoint = Endpoint::new(&format!("http://{address}"))?;
         Ok(Self {
             sim,
@@ -74,6 +79,11 @@ impl Provider {
             endpoint,
             server: Some(Server { stop, tasks }),
         })
+    }
+
+    /// Requests that are being answered.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.sim.stats().in_flight
     }
 
     /// Stops it; its counters as they were before.
