@@ -8,23 +8,20 @@
 //! Its failure mode: a drill shows how a client meets the faults in the script, and no others.
 
 use std::fmt;
-use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
-use tokio::net::TcpListener;
+use tokio::sync::watch;
 
-use crate::sim::Sim;
-use crate::transport::Transport;
-
+pub mod agreement;
 pub mod client;
+pub mod error;
 pub mod load;
+pub mod loopback;
 pub mod meter;
 pub mod progress;
+pub mod published;
 pub mod report;
 mod run;
 pub mod scenario;
@@ -32,27 +29,10 @@ pub mod score;
 pub mod table;
 
 pub use client::ClientKind;
+pub use error::DrillError;
+pub use loopback::Loopback;
 pub use scenario::Scenario;
 pub use score::Score;
-
-/// Makes the transport of one client of a drill in real time.
-pub type TransportFactory = Arc<
-    dyn Fn() -> Result<Arc<dyn Transport>, Box<dyn std::error::Error + Send + Sync>> + Send + Sync,
->;
-
-/// Serves a simulated provider over HTTP until the future it is handed resolves.
-pub type Serve = Arc<
-    dyn Fn(TcpListener, Arc<Sim>, BoxFuture<'static, ()>) -> BoxFuture<'static, ()> + Send + Sync,
->;
-
-/// What a drill in real time needs from its caller: both ends of a loopback connection.
-#[derive(Clone)]
-pub struct Loopback {
-    /// The clients' end, one transport each.
-    pub transport: TransportFactory,
-    /// The provider's end.
-    pub serve: Serve,
-}
 
 /// What to drill, and how.
 #[derive(Clone)]
@@ -68,6 +48,8 @@ pub struct Options {
     pub real: Option<Loopback>,
     /// Whether to draw live progress when standard error is a terminal.
     pub progress: bool,
+    /// Turns `true` when the drill is to break off; what was seen until then is its result.
+    pub stop: Option<watch::Receiver<bool>>,
 }
 
 impl Options {
@@ -80,13 +62,14 @@ impl Options {
             seed,
             real: None,
             progress: false,
+            stop: None,
         }
     }
 }
 
-impl fmt::Debug for Loopback {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loopback").finish_non_exhaustive()
+impl Options {
+    fn is_stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| *stop.borrow())
     }
 }
 
@@ -110,15 +93,18 @@ impl fmt::Debug for Options {
 /// # Errors
 ///
 /// [`DrillError`] when a scenario is not valid, a client cannot be built, or the provider and the
-/// meter disagree about what was sent.
+/// meter, or what seawall publishes of itself, disagree about what was sent.
 pub fn run(options: &Options) -> Result<Report, DrillError> {
     let progress = progress::Progress::new(options.progress);
-    let scenarios = options
-        .scenarios
-        .iter()
-        .map(|scenario| run::scenario(scenario, options, &progress))
-        .collect::<Result<_, _>>()?;
+    let mut scenarios = Vec::new();
+    for scenario in &options.scenarios {
+        if options.is_stopped() {
+            break;
+        }
+        scenarios.push(run::scenario(scenario, options, &progress)?);
+    }
     Ok(Report {
+        interrupted: options.is_stopped(),
         seed: options.seed,
         real: options.real.is_some(),
         scenarios,
@@ -133,6 +119,8 @@ pub struct Report {
     pub seed: u64,
     /// Whether it ran over HTTP in real time.
     pub real: bool,
+    /// Whether it was stopped before its end: the last scenario is partial, further ones are missing.
+    pub interrupted: bool,
     /// One entry a scenario, in the order asked for.
     pub scenarios: Vec<ScenarioReport>,
 }
@@ -153,7 +141,10 @@ impl Report {
         let printed: Vec<_> = self
             .scenarios
             .iter()
-            .map(|s| Printed(s, self.seed))
+            .map(|scenario| Printed {
+                scenario,
+                report: self,
+            })
             .collect();
         match printed.first() {
             Some(first) if one => serde_json::to_string_pretty(first),
@@ -171,6 +162,8 @@ pub struct ScenarioReport {
     pub scenario: Scenario,
     /// Time that passed for the slowest client, in the drill's own time.
     pub lasted: Duration,
+    /// Whether it was stopped before its end. No bar is held against such figures.
+    pub interrupted: bool,
     /// One entry a client, in the order asked for.
     pub clients: Vec<ClientReport>,
 }
@@ -202,7 +195,7 @@ impl ScenarioReport {
     fn judged(&self) -> impl Iterator<Item = &ClientReport> {
         self.clients
             .iter()
-            .filter(|client| client.kind == ClientKind::Seawall)
+            .filter(|client| client.kind == ClientKind::Seawall && !self.interrupted)
     }
 }
 
@@ -220,6 +213,9 @@ pub struct ClientReport {
     pub attempts: Vec<meter::AttemptRecord>,
     /// Time until its last call had ended.
     pub lasted: Duration,
+    /// Numbers that two sides counted and that were found equal: the provider and the meter, and for
+    /// seawall also its metrics and its log lines.
+    pub agreed: u64,
 }
 
 /// A bar that was missed.
@@ -253,139 +249,28 @@ impl fmt::Display for Missed {
     }
 }
 
-/// A drill that could not be run, or not be believed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DrillError {
-    /// No built-in scenario has this name, and no file.
-    #[error("no scenario and no file is called {name:?}; built in are {}", known.join(", "))]
-    Unknown {
-        /// What was asked for.
-        name: String,
-        /// What there is.
-        known: Vec<&'static str>,
-    },
-    /// A scenario file could not be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A scenario file is not one.
-    #[error("{}: {why}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with line and column.
-        why: String,
-    },
-    /// A scenario asks for what cannot be.
-    #[error("scenario {scenario:?}: {field} = {value} is out of range: {allowed}")]
-    Invalid {
-        /// The scenario.
-        scenario: String,
-        /// The setting.
-        field: &'static str,
-        /// Its value.
-        value: String,
-        /// What would be accepted.
-        allowed: &'static str,
-    },
-    /// The simulated provider refuses the scenario's settings.
-    #[error("scenario {scenario:?}: {why}")]
-    Provider {
-        /// The scenario.
-        scenario: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// A client could not be built.
-    #[error("cannot build the {client} client: {why}")]
-    Client {
-        /// The client.
-        client: &'static str,
-        /// Why.
-        why: String,
-    },
-    /// An address that is none.
-    #[error("{base:?} is no address of a provider")]
-    Endpoint {
-        /// What was given.
-        base: String,
-    },
-    /// A runtime or a socket could not be had.
-    #[error("cannot start the drill")]
-    Start(#[source] io::Error),
-    /// The thread of one client ended without a result.
-    #[error("the {client} client of scenario {scenario:?} crashed")]
-    Crashed {
-        /// The scenario.
-        scenario: String,
-        /// The client.
-        client: &'static str,
-    },
-    /// The provider counted other attempts than the meter: no figure can be believed.
-    #[error(
-        "scenario {scenario:?}, {client}: the meter counted {metered} {what}, the provider {provider}"
-    )]
-    Disagreement {
-        /// The scenario.
-        scenario: String,
-        /// The client.
-        client: &'static str,
-        /// What was counted.
-        what: String,
-        /// By the meter.
-        metered: u64,
-        /// By the provider.
-        provider: u64,
-    },
-    /// The report could not be written.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// The file or directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A plot could not be drawn.
-    #[error("cannot draw a plot: {why}")]
-    Plot {
-        /// Why.
-        why: String,
-    },
-    /// The figures could not be written as JSON.
-    #[error("cannot write the figures as JSON")]
-    Json(#[source] serde_json::Error),
+struct Printed<'a> {
+    scenario: &'a ScenarioReport,
+    report: &'a Report,
 }
-
-impl DrillError {
-    /// Whether the request was wrong (exit code 2), rather than the drill (exit code 1).
-    #[must_use]
-    pub const fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Self::Unknown { .. }
-                | Self::Read { .. }
-                | Self::Parse { .. }
-                | Self::Invalid { .. }
-                | Self::Provider { .. }
-        )
-    }
-}
-
-struct Printed<'a>(&'a ScenarioReport, u64);
 
 impl Serialize for Printed<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut object = to.serialize_struct("scenario", 4)?;
-        object.serialize_field("scenario", &self.0.scenario.name)?;
-        object.serialize_field("seed", &self.1)?;
-        let seconds = (self.0.lasted.as_secs_f64() * 1e3).round() / 1e3;
-        object.serialize_field("virtual_seconds", &seconds)?;
-        object.serialize_field("clients", &PrintedClients(&self.0.clients))?;
+        let Self { scenario, report } = *self;
+        let mut object = to.serialize_struct("scenario", 5)?;
+        object.serialize_field("scenario", &scenario.scenario.name)?;
+        object.serialize_field("seed", &report.seed)?;
+        let seconds = (scenario.lasted.as_secs_f64() * 1e3).round() / 1e3;
+        let time = if report.real {
+            "real_seconds"
+        } else {
+            "virtual_seconds"
+        };
+        object.serialize_field(time, &seconds)?;
+        if scenario.interrupted {
+            object.serialize_field("interrupted", &true)?;
+        }
+        object.serialize_field("clients", &PrintedClients(&scenario.clients))?;
         object.end()
     }
 }

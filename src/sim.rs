@@ -135,6 +135,7 @@ impl Sim {
             bill: decided.bill,
             opened: false,
             done: false,
+            output: 0,
         };
         let (delay, opening, steps) = match decided.outcome {
             Outcome::Reset(delay) => (delay, Opening::Reset, VecDeque::new()),
@@ -349,6 +350,7 @@ impl Sim {
             bill: None,
             opened: false,
             done: false,
+            output: 0,
         };
         Answer {
             delay,

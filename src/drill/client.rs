@@ -32,6 +32,12 @@ pub trait Client: fmt::Debug + Send + Sync + 'static {
         self.call(plan)
     }
 
+    /// Calls that the client has made, a restarted step's counted anew; `None` if it publishes nothing
+    /// that this could be compared with.
+    fn asked(&self) -> Option<u64> {
+        None
+    }
+
     /// Calls, permits and attempts that the client itself still counts as under way.
     fn in_flight(&self) -> usize;
 

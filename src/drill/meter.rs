@@ -78,7 +78,17 @@ impl AttemptLog {
         self.records.lock().clone()
     }
 
-    fn open(&self, model: String) -> Entry {
+    /// Attempts that are under way.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        let records = self.records.lock();
+        records
+            .iter()
+            .filter(|record| record.end == AttemptEnd::UnderWay)
+            .count()
+    }
+
+    fn enter(&self, model: String) -> Entry {
         let mut records = self.records.lock();
         records.push(AttemptRecord {
             started: self.start.elapsed(),
@@ -113,7 +123,7 @@ impl Meter {
 impl Transport for Meter {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
         async move {
-            let mut entry = self.log.open(model_of(&request.body));
+            let mut entry = self.log.enter(model_of(&request.body));
             match self.inner.send(request).await {
                 Ok(Response {
                     status,

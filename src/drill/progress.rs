@@ -24,10 +24,12 @@ impl Progress {
     pub fn line(&self, scenario: &str, client: ClientKind, calls: u64) -> Line {
         let bar = self.0.as_ref().map(|all| {
             let bar = all.add(ProgressBar::new(calls));
-            if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24.cyan/blue} {msg}") {
+            if let Ok(style) =
+                ProgressStyle::with_template("{prefix} {bar:10.cyan/blue} {wide_msg}")
+            {
                 bar.set_style(style.progress_chars("━╸─"));
             }
-            bar.set_prefix(format!("{scenario:<15} {:<8}", client.as_str()));
+            bar.set_prefix(format!("{scenario:<14} {:<7}", client.as_str()));
             bar
         });
         Line {
@@ -91,8 +93,9 @@ impl Line {
         let ended = answered + degraded + refused + failed;
         bar.set_position(ended);
         bar.set_message(format!(
-            "{:>4}s  answered {answered}  by fallback {degraded}  waiting {}  refused {refused}  failed {failed}",
+            "{:>3}s  ok {}  failed {failed}  waiting {}  refused {refused}  by fallback {degraded}",
             now.as_secs(),
+            answered + degraded,
             asked.saturating_sub(ended),
         ));
     }

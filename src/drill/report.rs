@@ -61,9 +61,10 @@ pub fn render(report: &Report) -> Result<String, DrillError> {
          <header><h1>seawall drill</h1>\
          <p>The same calls and the same faults, met by three clients: <b>seawall</b>, <b>sdk</b> (the \
          official SDKs' policy: two retries) and <b>naive</b> (one attempt). Seed {seed}, {time}.</p>\
-         {bars}<nav aria-label=\"Scenarios\"><ul>{links}</ul></nav></header>\n<main>{body}</main>\n\
+         {stopped}{bars}<nav aria-label=\"Scenarios\"><ul>{links}</ul></nav></header>\n<main>{body}</main>\n\
          <footer>{notes}</footer></body></html>\n",
         seed = report.seed,
+        stopped = stopped(report),
         bars = bars(report),
         notes = NOTES,
     ))
@@ -78,6 +79,14 @@ while somebody wanted an answer. A dash: no such pause.</dd>\
 after it.</dd>\
 <dt>Waited</dt><dd>from the fault's end to the last answer for a call that was pending then.</dd>\
 <dt>Quota</dt><dd>admitted units over what the quota refills while any call was pending.</dd></dl>";
+
+fn stopped(report: &Report) -> &'static str {
+    if report.interrupted {
+        "<p class=\"missed\">Stopped before its end: the last scenario is partial.</p>"
+    } else {
+        ""
+    }
+}
 
 fn bars(report: &Report) -> String {
     let missed: Vec<_> = report.missed().collect();

@@ -1,38 +1,35 @@
 //! One scenario: each client on a thread, a runtime and a provider of its own.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::client::{self, CallPlan, Client, ClientKind, Ended, Endpoint, Wiring};
-use super::load::Arrival;
-use super::meter::{AttemptEnd, AttemptLog, AttemptRecord, Meter};
+use self::callers::Callers;
+use self::provider::{Provider, unix_now};
+use super::agreement::{self, Evidence};
+use super::client::{self, ClientKind, Wiring};
+use super::meter::{AttemptLog, Meter};
 use super::progress::{Line, Progress};
-use super::score::{CallRecord, Observed, RunCount, Score};
+use super::published::Catcher;
+use super::score::{Observed, Score};
 use super::{ClientReport, DrillError, Options, Scenario, ScenarioReport};
-use crate::sim::{self, Sim};
-use crate::transport::Transport;
+use crate::sim;
 
-/// How much longer than its deadline a call is given to say itself that it is over.
-const GRACE: Duration = Duration::from_millis(250);
+mod callers;
+mod provider;
 
 /// Time for cancelled attempts and returned permits to arrive, before what is left is counted.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether all has arrived.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// Time that a client gets to stop.
 const DRAIN: Duration = Duration::from_secs(30);
-
-/// The simulated provider's calendar starts at the beginning of 2026.
-const VIRTUAL_START: Duration = Duration::from_secs(1_767_225_600);
 
 /// Plays one scenario with every client.
 pub(super) fn scenario(
@@ -65,24 +62,33 @@ pub(super) fn scenario(
     })?;
     let lasted = clients
         .iter()
-        .map(|client| client.lasted)
+        .map(|(client, _)| client.lasted)
         .max()
         .unwrap_or_default();
     Ok(ScenarioReport {
         scenario: scenario.clone(),
         lasted,
-        clients,
+        interrupted: clients.iter().any(|(_, broken_off)| *broken_off),
+        clients: clients.into_iter().map(|(client, _)| client).collect(),
     })
 }
 
+/// The report, and whether the drill was broken off.
 fn one_client(
     kind: ClientKind,
     scenario: &Scenario,
     options: &Options,
     line: Line,
-) -> Result<ClientReport, DrillError> {
+) -> Result<(ClientReport, bool), DrillError> {
     let runtime = runtime(options.real.is_some()).map_err(DrillError::Start)?;
-    let report = runtime.block_on(play(kind, scenario, options, line));
+    let caught = (kind == ClientKind::Seawall)
+        .then(Catcher::new)
+        .transpose()?;
+    let drive = || runtime.block_on(play(kind, scenario, (options, caught.as_ref()), line));
+    let report = match &caught {
+        Some(catcher) => catcher.around(drive),
+        None => drive(),
+    };
     runtime.shutdown_background();
     report
 }
@@ -99,49 +105,51 @@ fn runtime(real: bool) -> std::io::Result<Runtime> {
 async fn play(
     kind: ClientKind,
     scenario: &Scenario,
-    options: &Options,
+    (options, caught): (&Options, Option<&Catcher>),
     line: Line,
-) -> Result<ClientReport, DrillError> {
-    let start = Instant::now();
+) -> Result<(ClientReport, bool), DrillError> {
+    let arrivals = scenario.load.draw(options.seed);
     let provider = Provider::open(scenario, options).await?;
+    let start = Instant::now();
     let attempts = AttemptLog::new(start);
+    let meter = Meter::new(Arc::clone(&provider.transport), attempts.clone());
     let wiring = Wiring {
-        transport: Arc::new(Meter::new(
-            Arc::clone(&provider.transport),
-            attempts.clone(),
-        )),
+        transport: Arc::new(meter),
         endpoint: provider.endpoint.clone(),
         scenario,
         seed: options.seed,
         unix_now: unix_now(options.real.is_some()),
     };
     let client = client::build(kind, &wiring)?;
-    let callers = Arc::new(Callers {
-        client: Arc::clone(&client),
-        scenario: scenario.clone(),
-        ladder: scenario.ladder.clone().into(),
-        start,
-        seen: Mutex::new(Seen {
-            calls: Vec::new(),
-            runs: RunCount::default(),
-            issued: 0,
-            line,
-        }),
-    });
-    let arrivals = scenario.load.draw(options.seed);
-    Arc::clone(&callers).come(&arrivals).await;
+    let callers = Callers::new(Arc::clone(&client), scenario, start, line);
+    let broken_off = tokio::select! {
+        biased;
+        () = Arc::clone(&callers).come(&arrivals) => false,
+        () = stopped(options.stop.clone()) => true,
+    };
     let lasted = start.elapsed();
-    sleep(SETTLE).await;
+    settle(options.real.is_some(), || {
+        client.in_flight() == 0 && provider.in_flight() == 0 && attempts.open() == 0
+    })
+    .await;
     let pending = client.in_flight();
     let drained = timeout(DRAIN, client.drain()).await.is_ok();
+    let open = attempts.open();
     let attempts = attempts.snapshot();
-    let open = attempts
-        .iter()
-        .filter(|a| a.end == AttemptEnd::UnderWay)
-        .count();
     let stats = provider.close().await;
-    agree(scenario, kind, &attempts, &stats)?;
-    let seen = callers.seen.lock();
+    let published = caught.map(|catcher| catcher.published(client.asked()));
+    let agreed = agreement::check(&Evidence {
+        attempts: &attempts,
+        ladder: &scenario.ladder,
+        stats: &stats,
+        published: published.as_ref(),
+    })
+    .map_err(|difference| DrillError::Disagreement {
+        scenario: scenario.name.clone(),
+        client: kind.as_str(),
+        difference,
+    })?;
+    let seen = callers.seen();
     seen.line.finish();
     let left = [pending, open, usize::from(!drained)];
     let left = left
@@ -156,172 +164,38 @@ async fn play(
         runs: scenario.load.is_runs().then_some(seen.runs),
         in_flight_at_end: left.fold(stats.in_flight, u64::max),
     });
-    Ok(ClientReport {
+    let report = ClientReport {
         kind,
         score,
         calls: seen.calls.clone(),
         attempts,
         lasted,
-    })
+        agreed,
+    };
+    Ok((report, broken_off))
 }
 
-/// The callers of one drill and what they saw.
-#[derive(Debug)]
-struct Callers {
-    client: Arc<dyn Client>,
-    scenario: Scenario,
-    ladder: Arc<[String]>,
-    start: Instant,
-    seen: Mutex<Seen>,
-}
-
-#[derive(Debug)]
-struct Seen {
-    calls: Vec<CallRecord>,
-    runs: RunCount,
-    issued: u64,
-    line: Line,
-}
-
-impl Callers {
-    /// Starts every caller at its time and waits until the last has its end.
-    async fn come(self: Arc<Self>, arrivals: &[Arrival]) {
-        let mut callers = JoinSet::new();
-        for arrival in arrivals {
-            sleep_until(self.start + arrival.at).await;
-            callers.spawn(Arc::clone(&self).one(*arrival));
-            while callers.try_join_next().is_some() {}
-        }
-        while callers.join_next().await.is_some() {}
-    }
-
-    async fn one(self: Arc<Self>, arrival: Arrival) {
-        let runs = self.scenario.load.is_runs();
-        for _ in 0..arrival.steps {
-            if !self.call(runs).await {
-                self.seen.lock().runs.started += 1;
-                return;
-            }
-        }
-        let mut seen = self.seen.lock();
-        seen.runs.started += 1;
-        seen.runs.succeeded += 1;
-    }
-
-    /// Makes one call and says whether it succeeded.
-    async fn call(&self, step: bool) -> bool {
-        let issued = self.start.elapsed();
-        let id = {
-            let mut seen = self.seen.lock();
-            seen.issued += 1;
-            seen.line.asked(issued);
-            seen.issued
-        };
-        let shape = self.scenario.request;
-        let plan = CallPlan {
-            id,
-            ladder: Arc::clone(&self.ladder),
-            input_tokens: shape.input_tokens,
-            max_tokens: shape.max_tokens,
-            stream: shape.stream,
-            deadline: self.scenario.deadline,
-        };
-        let call = if step {
-            self.client.run_step(plan)
-        } else {
-            self.client.call(plan)
-        };
-        let bound = self.scenario.deadline.saturating_add(GRACE);
-        let mut end = timeout(bound, call)
-            .await
-            .unwrap_or(Ended::Failed { why: "deadline" });
-        let ended = self.start.elapsed();
-        if ended.saturating_sub(issued) > self.scenario.deadline {
-            end = Ended::Failed { why: "deadline" };
-        }
-        let record = CallRecord { issued, ended, end };
-        let mut seen = self.seen.lock();
-        seen.calls.push(record);
-        seen.line.ended(ended, end);
-        record.succeeded()
-    }
-}
-
-/// The provider of one client.
-struct Provider {
-    sim: Arc<Sim>,
-    transport: Arc<dyn Transport>,
-    endpoint: Endpoint,
-    server: Option<Server>,
-}
-
-struct Server {
-    stop: oneshot::Sender<()>,
-    tasks: JoinSet<()>,
-}
-
-impl Provider {
-    async fn open(scenario: &Scenario, options: &Options) -> Result<Self, DrillError> {
-        let settings = sim::Settings {
-            seed: options.seed,
-            ..scenario.provider.clone()
-        };
-        let sim = Sim::new(settings).map_err(|error| DrillError::Provider {
-            scenario: scenario.name.clone(),
-            why: error.to_string(),
-        })?;
-        let Some(loopback) = &options.real else {
-            let transport: Arc<dyn Transport> = Arc::new(sim.transport());
-            let endpoint = Endpoint::new("http://sim.invalid")?;
-            return Ok(Self {
-                sim,
-                transport,
-                endpoint,
-                server: None,
-            });
-        };
-        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = TcpListener::bind(any_port)
-            .await
-            .map_err(DrillError::Start)?;
-        let address = listener.local_addr().map_err(DrillError::Start)?;
-        let (stop, stopped) = oneshot::channel::<()>();
-        let mut tasks = JoinSet::new();
-        let stopped = stopped.map(|_sent_or_dropped| ()).boxed();
-        tasks.spawn((loopback.serve)(listener, Arc::clone(&sim), stopped));
-        sim.follow_wall_clock();
-        let transport = (loopback.transport)()
-            .map_err(|error| DrillError::Start(std::io::Error::other(error)))?;
-        let endpoint = Endpoint::new(&format!("http://{address}"))?;
-        Ok(Self {
-            sim,
-            transport,
-            endpoint,
-            server: Some(Server { stop, tasks }),
-        })
-    }
-
-    async fn close(self) -> sim::Stats {
-        let stats = self.sim.stats();
-        if let Some(Server { stop, mut tasks }) = self.server {
-            // Nobody left to hear it means that the server has stopped already.
-            let _heard = stop.send(());
-            if timeout(DRAIN, tasks.join_next()).await.is_err() {
-                tasks.abort_all();
-            }
-        }
-        stats
-    }
-}
-
-/// Time since the Unix epoch. Virtual drills start at a fixed moment, so that no header, and no
-/// draw that follows from one, depends on the day.
-fn unix_now(real: bool) -> Duration {
+/// Gives what was cancelled time to arrive. In real time no longer than it takes; in virtual time it
+/// costs nothing.
+async fn settle(real: bool, settled: impl Fn() -> bool) {
+    let until = Instant::now() + SETTLE;
     if !real {
-        return VIRTUAL_START;
+        return sleep_until(until).await;
     }
-    u64::try_from(jiff::Timestamp::now().as_millisecond())
-        .map_or(VIRTUAL_START, Duration::from_millis)
+    while !settled() && Instant::now() < until {
+        sleep(LOOK).await;
+    }
+}
+
+/// Resolves when the drill is to break off.
+async fn stopped(stop: Option<watch::Receiver<bool>>) {
+    if let Some(mut stop) = stop
+        && stop.wait_for(|stop| *stop).await.is_ok()
+    {
+        return;
+    }
+    // Nobody is left who could stop it.
+    std::future::pending().await
 }
 
 /// Charged units and the limit of the provider's axis that was used most.
@@ -333,58 +207,6 @@ fn binding_quota(stats: &sim::Stats) -> Option<(u64, u64)> {
     axes.flatten()
         .max_by(|a, b| a.used.total_cmp(&b.used))
         .map(|axis| (axis.charged, axis.limit))
-}
-
-/// Fails unless the provider saw what the meter saw.
-///
-/// A client that leaves before the headers may have left before its request arrived, or after its
-/// answer was decided: only such attempts may be missing on either side.
-fn agree(
-    scenario: &Scenario,
-    kind: ClientKind,
-    attempts: &[AttemptRecord],
-    stats: &sim::Stats,
-) -> Result<(), DrillError> {
-    let count = |chosen: &dyn Fn(&AttemptRecord) -> bool| {
-        u64::try_from(attempts.iter().filter(|a| chosen(a)).count()).unwrap_or(u64::MAX)
-    };
-    let unsure = count(&|a| a.status.is_none() && a.end == AttemptEnd::Departed);
-    let check = |what: String, metered: u64, provider: u64, fits: bool| {
-        if fits {
-            return Ok(());
-        }
-        let (scenario, client) = (scenario.name.clone(), kind.as_str());
-        Err(DrillError::Disagreement {
-            scenario,
-            client,
-            what,
-            metered,
-            provider,
-        })
-    };
-    let (all, seen) = (count(&|_| true), stats.attempts);
-    check(
-        "attempts".to_owned(),
-        all,
-        seen,
-        seen <= all && all - seen <= unsure,
-    )?;
-    let mut statuses: Vec<_> = attempts.iter().filter_map(|a| a.status).collect();
-    statuses.sort_unstable();
-    statuses.dedup();
-    for status in statuses {
-        let (got, given) = (count(&|a| a.status == Some(status)), stats.answered(status));
-        let what = format!("answers with status {status}");
-        check(what, got, given, given >= got && given - got <= unsure)?;
-    }
-    let got = count(&|a| a.status == Some(429));
-    let fits = stats.provider_429 >= got && stats.provider_429 - got <= unsure;
-    check(
-        "answers with status 429 in all".to_owned(),
-        got,
-        stats.provider_429,
-        fits,
-    )
 }
 
 #[cfg(test)]
@@ -426,7 +248,7 @@ mod tests {
             let report = drill(short_outage(), &PEERS, seed);
             (
                 report.to_json(true).unwrap(),
-                table::render(&report),
+                table::render(&report, None),
                 report::render(&report).unwrap(),
             )
         };
@@ -488,32 +310,5 @@ mod tests {
         // Ten calls of 2,000 tokens within ten to eleven seconds of demand at 10,000 a second.
         let used = score(&report, ClientKind::Naive).quota_used.unwrap();
         assert!((0.17..=0.35).contains(&used), "{used}");
-    }
-
-    #[test]
-    fn a_provider_that_counted_otherwise_is_not_believed() {
-        let scenario = Scenario::find("outage").unwrap();
-        let attempt = |status, end| AttemptRecord {
-            started: Duration::ZERO,
-            ended: Some(Duration::ZERO),
-            model: scenario.primary().to_owned(),
-            status,
-            end,
-        };
-        let whole = attempt(Some(200), AttemptEnd::Whole);
-        let left = attempt(None, AttemptEnd::Departed);
-        let agrees = |attempts: &[AttemptRecord], stats: &sim::Stats| {
-            agree(&scenario, ClientKind::Sdk, attempts, stats).is_ok()
-        };
-        let none = sim::Stats::default();
-        let one = sim::Stats {
-            attempts: 1,
-            ..sim::Stats::default()
-        };
-        assert!(agrees(&[], &none));
-        assert!(!agrees(&[], &one));
-        assert!(!agrees(std::slice::from_ref(&whole), &one));
-        assert!(agrees(std::slice::from_ref(&left), &none));
-        assert!(agrees(&[left], &one));
     }
 }

@@ -6,11 +6,15 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::client::Ended;
 use super::meter::AttemptRecord;
 use super::scenario::Window;
+
+mod figure;
+
+pub use figure::Figure;
 
 /// A pause in the attempts on the faulty target that counts as having noticed the fault.
 ///
@@ -143,66 +147,6 @@ pub struct Score {
     pub run_success_rate: Option<f64>,
     /// Calls, permits and attempts still under way after every call had ended.
     pub in_flight_at_end: u64,
-}
-
-/// A figure that a bar can be set on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Figure {
-    /// [`Score::success_rate`].
-    SuccessRate,
-    /// [`Score::run_success_rate`].
-    RunSuccessRate,
-    /// [`Score::attempts_per_call`].
-    AttemptsPerCall,
-    /// [`Score::attempts_per_call_during_fault`].
-    AttemptsPerCallDuringFault,
-    /// [`Score::degraded_rate_during_fault`].
-    DegradedRateDuringFault,
-    /// [`Score::provider_429`].
-    #[serde(rename = "provider_429")]
-    Provider429,
-    /// [`Score::provider_429`] for each thousand attempts.
-    #[serde(rename = "provider_429_per_1000_attempts")]
-    Provider429Per1000Attempts,
-    /// [`Score::quota_used`].
-    QuotaUsed,
-    /// [`Score::detect_ms`].
-    DetectMs,
-    /// [`Score::recover_ms`].
-    RecoverMs,
-    /// [`Score::waiting_served_ms`].
-    WaitingServedMs,
-    /// [`Score::p99_after_open_ms`] over [`Score::healthy_p99_ms`].
-    P99AfterOpenOverHealthy,
-    /// Calls neither answered nor refused at once.
-    FailedOtherwise,
-    /// [`Score::in_flight_at_end`].
-    InFlightAtEnd,
-}
-
-impl Figure {
-    /// The name in bars and tables.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::SuccessRate => "success_rate",
-            Self::RunSuccessRate => "run_success_rate",
-            Self::AttemptsPerCall => "attempts_per_call",
-            Self::AttemptsPerCallDuringFault => "attempts_per_call_during_fault",
-            Self::DegradedRateDuringFault => "degraded_rate_during_fault",
-            Self::Provider429 => "provider_429",
-            Self::Provider429Per1000Attempts => "provider_429_per_1000_attempts",
-            Self::QuotaUsed => "quota_used",
-            Self::DetectMs => "detect_ms",
-            Self::RecoverMs => "recover_ms",
-            Self::WaitingServedMs => "waiting_served_ms",
-            Self::P99AfterOpenOverHealthy => "p99_after_open_over_healthy",
-            Self::FailedOtherwise => "failed_otherwise",
-            Self::InFlightAtEnd => "in_flight_at_end",
-        }
-    }
 }
 
 impl Score {

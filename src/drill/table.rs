@@ -1,6 +1,7 @@
 //! The comparison on standard output: one row a scenario and client, aligned.
 
 use std::fmt::Write;
+use std::ops::Range;
 
 use super::score::Score;
 use super::{Report, ScenarioReport};
@@ -10,10 +11,12 @@ const HEAD: [&str; 15] = [
     "in fault", "429", "quota", "detect", "recover", "p50", "p99",
 ];
 const TEXT_COLUMNS: usize = 2;
+const GAP: &str = "  ";
 
-/// Writes the table, then the bars that were missed, or that none was.
+/// Writes the table, then the bars that were missed, or that none was. With a `width`, in columns of
+/// a terminal, a table that is wider comes in parts, one below the other.
 #[must_use]
-pub fn render(report: &Report) -> String {
+pub fn render(report: &Report, width: Option<usize>) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     let mut breaks = Vec::new();
     for scenario in &report.scenarios {
@@ -30,26 +33,55 @@ pub fn render(report: &Report) -> String {
             .unwrap_or(0)
     });
     let mut out = String::new();
-    for (at, row) in rows.iter().enumerate() {
-        if breaks.contains(&at) {
+    for part in parts(&widths, width.unwrap_or(usize::MAX)) {
+        for (at, row) in rows.iter().enumerate() {
+            if breaks.contains(&at) {
+                out.push('\n');
+            }
+            out.push_str(&line(row, &widths, part.clone()));
             out.push('\n');
         }
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let gap = if column == 0 { "" } else { "  " };
-            // Writing to a String cannot fail.
-            let _ok = if column < TEXT_COLUMNS {
-                write!(line, "{gap}{cell:<width$}")
-            } else {
-                write!(line, "{gap}{cell:>width$}")
-            };
-        }
-        out.push_str(line.trim_end());
         out.push('\n');
     }
-    out.push('\n');
     out.push_str(&verdict(report));
     out
+}
+
+/// The columns of figures, in as many parts as fit beside the names.
+fn parts(widths: &[usize], width: usize) -> Vec<Range<usize>> {
+    let names: usize = widths
+        .iter()
+        .take(TEXT_COLUMNS)
+        .map(|w| w + GAP.len())
+        .sum();
+    let (mut parts, mut from, mut used) = (Vec::new(), TEXT_COLUMNS, names);
+    for (column, wide) in widths.iter().enumerate().skip(TEXT_COLUMNS) {
+        used += wide + GAP.len();
+        // The first column has no gap before it.
+        if used - GAP.len() > width && column > from {
+            parts.push(from..column);
+            (from, used) = (column, names + wide + GAP.len());
+        }
+    }
+    parts.push(from..widths.len());
+    parts
+}
+
+fn line(row: &[String], widths: &[usize], figures: Range<usize>) -> String {
+    let mut line = String::new();
+    for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+        let gap = if column == 0 { "" } else { GAP };
+        // Writing to a String cannot fail.
+        let _ok = if column < TEXT_COLUMNS {
+            write!(line, "{gap}{cell:<width$}")
+        } else if figures.contains(&column) {
+            write!(line, "{gap}{cell:>width$}")
+        } else {
+            Ok(())
+        };
+    }
+    line.truncate(line.trim_end().len());
+    line
 }
 
 fn row(scenario: &ScenarioReport, client: &str, score: &Score) -> [String; HEAD.len()] {
@@ -76,24 +108,40 @@ fn row(scenario: &ScenarioReport, client: &str, score: &Score) -> [String; HEAD.
 }
 
 fn verdict(report: &Report) -> String {
-    let missed: Vec<_> = report.missed().collect();
-    if missed.is_empty() {
-        let bars: usize = report
-            .scenarios
-            .iter()
-            .map(ScenarioReport::bars_checked)
-            .sum();
-        return match bars {
-            0 => format!("seed {}: no bars to meet\n", report.seed),
-            1 => format!("seed {}: the bar is met\n", report.seed),
-            _ => format!("seed {}: all {bars} bars are met\n", report.seed),
-        };
-    }
     let mut out = String::new();
-    for miss in missed {
+    let missed: Vec<_> = report.missed().collect();
+    for miss in &missed {
         let _ok = writeln!(out, "missed: {miss}");
     }
-    let _ok = writeln!(out, "seed {}: {} missed", report.seed, out.lines().count());
+    let Report { seed, .. } = report;
+    let bars: usize = report
+        .scenarios
+        .iter()
+        .map(ScenarioReport::bars_checked)
+        .sum();
+    let _ok = match (missed.len(), bars) {
+        (0, 0) => writeln!(out, "seed {seed}: no bars to meet"),
+        (0, 1) => writeln!(out, "seed {seed}: the bar is met"),
+        (0, _) => writeln!(out, "seed {seed}: all {bars} bars are met"),
+        (n, _) => writeln!(out, "seed {seed}: {n} of {bars} bars missed"),
+    };
+    let clients = report.scenarios.iter().flat_map(|s| &s.clients);
+    let agreed: u64 = clients.map(|client| client.agreed).sum();
+    if agreed > 0 {
+        let _ok = writeln!(
+            out,
+            "metrics, log lines, meter and provider agree: {agreed} numbers compared"
+        );
+    }
+    if report.interrupted {
+        let last = report.scenarios.last().filter(|last| last.interrupted);
+        let last = last.map_or("", |last| &last.scenario.name);
+        let _ok = writeln!(
+            out,
+            "stopped before its end{}{last}: the figures are partial",
+            if last.is_empty() { "" } else { ", in " },
+        );
+    }
     out
 }
 
@@ -124,6 +172,29 @@ mod tests {
         assert_eq!(percent(0.999_999), "99.99%");
         assert_eq!(percent(0.999), "99.90%");
         assert_eq!(percent(0.0), "0.00%");
+    }
+
+    #[test]
+    fn a_wide_table_comes_in_parts_that_fit() {
+        let widths = [14, 7, 5, 8, 6];
+        for (width, wanted) in [
+            (usize::MAX, vec![(2, 5)]),
+            (48, vec![(2, 5)]),
+            (47, vec![(2, 4), (4, 5)]),
+            (30, vec![(2, 3), (3, 4), (4, 5)]),
+        ] {
+            let found: Vec<_> = parts(&widths, width)
+                .into_iter()
+                .map(|p| (p.start, p.end))
+                .collect();
+            assert_eq!(found, wanted, "{width}");
+        }
+        let row = ["outage", "sdk", "9", "100.00%", "-"].map(str::to_owned);
+        assert_eq!(
+            line(&row, &widths, 2..4),
+            "outage          sdk          9   100.00%"
+        );
+        assert_eq!(line(&row, &widths, 4..5), "outage          sdk           -");
     }
 
     #[test]

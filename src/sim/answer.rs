@@ -178,7 +178,7 @@ impl Playing {
             pause(step.after).await;
             match step.act {
                 Act::Send(bytes, tokens) => {
-                    if let Some(exchange) = &self.exchange {
+                    if let Some(exchange) = &mut self.exchange {
                         exchange.produced(tokens);
                     }
                     // The last bytes end the exchange for the provider: whether the reader asks for

@@ -35,6 +35,7 @@ pub(super) struct Exchange {
     pub(super) bill: Option<Bill>,
     pub(super) opened: bool,
     pub(super) done: bool,
+    pub(super) output: u64,
 }
 
 impl Exchange {
@@ -52,10 +53,11 @@ impl Exchange {
         }
     }
 
-    pub(super) fn produced(&self, tokens: u64) {
+    pub(super) fn produced(&mut self, tokens: u64) {
         if tokens == 0 {
             return;
         }
+        self.output += tokens;
         let mut guard = self.sim.state.lock();
         let state = &mut *guard;
         let quota = self.bill.and_then(|bill| bill.quota);
@@ -75,6 +77,12 @@ impl Exchange {
     }
 
     pub(super) fn finished(mut self) {
+        if let Some(bill) = self.bill
+            && !self.fault.is_some_and(FaultKind::cuts_short)
+        {
+            let mut state = self.sim.state.lock();
+            state.stats.whole(&self.label, bill.counted, self.output);
+        }
         self.done = true;
     }
 }

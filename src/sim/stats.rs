@@ -50,6 +50,20 @@ pub struct ModelStats {
     pub input_tokens: u64,
     /// Output tokens charged.
     pub output_tokens: u64,
+    /// Of these, the answers that were sent to their true end.
+    pub whole: WholeStats,
+}
+
+/// Answers of a model that were sent to their true end, and what they were charged. A client can
+/// know no more of what it used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct WholeStats {
+    /// Answers.
+    pub answers: u64,
+    /// Input tokens.
+    pub input_tokens: u64,
+    /// Output tokens.
+    pub output_tokens: u64,
 }
 
 /// How much of a quota was used.
@@ -152,6 +166,13 @@ impl Stats {
         let model = self.model(label);
         model.input_tokens += input;
         model.output_tokens += output;
+    }
+
+    pub(super) fn whole(&mut self, label: &str, input: u64, output: u64) {
+        let whole = &mut self.model(label).whole;
+        whole.answers += 1;
+        whole.input_tokens += input;
+        whole.output_tokens += output;
     }
 
     fn model(&mut self, label: &str) -> &mut ModelStats {

@@ -1,19 +1,52 @@
 //! `seawall drill`: scripted outages, run by several clients over the same seed.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use seawall::drill::scenario::Scenario;
-use seawall::drill::{self, DrillError, Options, Report};
+use seawall::drill::{self, DrillError, Loopback, Options, Report};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+use crate::gateway::stop::Stop;
 use crate::{complain, print};
+
+const LONG_ABOUT: &str = "\
+Run scripted outages against the simulated provider and compare clients
+
+Each scenario is played by three clients over the same seed: seawall, sdk (the official SDKs' policy: \
+two retries) and naive (one attempt). Seawall has to meet the scenario's bars. Every drill also checks \
+that what was counted agrees: seawall's metrics and log lines, a meter on the wire, and the provider.";
+
+const AFTER_HELP: &str = "\
+Scenarios:
+  outage          a minute of 529 in three minutes at 20 calls a second, and no other model
+  outage-primary  the same, with a smaller model that stays healthy
+  limits          300 agents of 3 steps at once against 600 requests a minute
+  overload        ten minutes of calls that ask for 120 % of an input-token quota
+  flaky           200 agent runs of 10 steps while 15 % of all attempts fail
+  brownout        the first content takes up to 30 s instead of half a second
+  mixed           five minutes with a little of everything
+
+In virtual time each takes about a second; with --real a scenario takes as long as it says, all of \
+them about half an hour. Ctrl-C ends a drill early and prints what was seen until then; a second one \
+ends it at once.
+
+Examples:
+  seawall drill                       every scenario, and one table
+  seawall drill outage --json         one scenario's figures as JSON
+  seawall drill limits --real         the same over loopback HTTP, in real time
+  seawall drill --report target/drill a page with plots
+
+Exit codes: 0 every bar is met; 1 a bar was missed, or the drill failed or was stopped; 2 wrong use.";
 
 /// What `seawall drill` is told.
 #[derive(Debug, Args)]
+#[command(long_about = LONG_ABOUT, after_help = AFTER_HELP)]
 pub(crate) struct DrillArgs {
-    /// A scenario's name (outage, outage-primary, limits, overload, flaky, brownout, mixed) or a
-    /// TOML file; without it: all of them, and one table at the end
+    /// A scenario's name or a TOML file; without it: all of them, and one table at the end
     #[arg(value_name = "NAME|FILE")]
     pub(crate) scenario: Option<String>,
     /// Print the result as JSON on stdout
@@ -25,17 +58,14 @@ pub(crate) struct DrillArgs {
     /// Go over loopback HTTP in real time instead of virtual time
     #[arg(long)]
     pub(crate) real: bool,
-    /// Seed of everything left to chance: the same seed gives the same bytes
+    /// Seed of everything left to chance: the same seed gives the same bytes in virtual time
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
 }
 
-/// Runs the drill. Exit 0: every bar met; 1: a bar missed or the drill failed; 2: wrong use.
+/// Runs the drill. Exit 0: every bar met; 1: a bar missed, or the drill failed or was stopped; 2:
+/// wrong use.
 pub(crate) async fn run(args: DrillArgs) -> ExitCode {
-    if args.real {
-        complain("error: --real is not in this version; leave it out to drill in virtual time");
-        return ExitCode::from(2);
-    }
     let scenarios = match &args.scenario {
         Some(name) => Scenario::find(name).map(|scenario| vec![scenario]),
         None => Ok(Scenario::built_in()),
@@ -44,17 +74,49 @@ pub(crate) async fn run(args: DrillArgs) -> ExitCode {
         Ok(scenarios) => scenarios,
         Err(error) => return failed(&error),
     };
+    let signals = match Stop::listen() {
+        Ok(signals) => signals,
+        Err(why) => {
+            complain(&format!("error: cannot listen to signals: {why}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let (stop, stopped) = watch::channel(false);
     let mut options = Options::new(scenarios, args.seed);
     options.progress = true;
+    options.real = args.real.then(Loopback::http);
+    options.stop = Some(stopped);
     // Each client of a drill drives a runtime of its own, which can't be done from inside another.
-    let drilled = tokio::task::spawn_blocking(move || drill::run(&options)).await;
-    match drilled {
-        Ok(Ok(report)) => show(&report, &args),
-        Ok(Err(error)) => failed(&error),
-        Err(panic) => {
+    let drill = tokio::task::spawn_blocking(move || drill::run(&options));
+    match until_stopped(drill, signals, &stop).await {
+        Some(Ok(Ok(report))) => show(&report, &args),
+        Some(Ok(Err(error))) => failed(&error),
+        Some(Err(panic)) => {
             complain(&format!("error: the drill broke off: {panic}"));
             ExitCode::FAILURE
         }
+        // The drill's thread cannot be stopped from outside, and main would wait for it.
+        None => std::process::exit(1),
+    }
+}
+
+type Drilled = Result<Result<Report, DrillError>, tokio::task::JoinError>;
+
+/// Waits for the drill, which a first signal asks to end; `None` at the second.
+async fn until_stopped(
+    mut drill: JoinHandle<Result<Report, DrillError>>,
+    mut signals: Stop,
+    stop: &watch::Sender<bool>,
+) -> Option<Drilled> {
+    tokio::select! {
+        drilled = &mut drill => return Some(drilled),
+        () = signals.asked() => {}
+    }
+    stop.send_replace(true);
+    complain("stopping; once more ends it at once");
+    tokio::select! {
+        drilled = &mut drill => Some(drilled),
+        () = signals.asked() => None,
     }
 }
 
@@ -65,7 +127,7 @@ fn show(report: &Report, args: &DrillArgs) -> ExitCode {
             Err(error) => return failed(&error),
         }
     } else {
-        print(&drill::table::render(report));
+        print(&drill::table::render(report, width()));
     }
     if let Some(dir) = &args.report {
         match drill::report::write(report, dir) {
@@ -73,12 +135,28 @@ fn show(report: &Report, args: &DrillArgs) -> ExitCode {
             Err(error) => return failed(&error),
         }
     }
-    let mut code = ExitCode::SUCCESS;
-    for missed in report.missed() {
-        complain(&format!("bar missed: {missed}"));
-        code = ExitCode::FAILURE;
+    // The table says so itself.
+    if args.json {
+        for missed in report.missed() {
+            complain(&format!("bar missed: {missed}"));
+        }
+        if report.interrupted {
+            complain("stopped before its end: the figures are partial");
+        }
     }
-    code
+    if report.interrupted || report.missed().next().is_some() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// The columns of the terminal that the table goes to, if it goes to one.
+fn width() -> Option<usize> {
+    let out = std::io::stdout();
+    let (terminal_size::Width(columns), _) =
+        terminal_size::terminal_size_of(&out).filter(|_| out.is_terminal())?;
+    Some(usize::from(columns))
 }
 
 fn failed(error: &DrillError) -> ExitCode {

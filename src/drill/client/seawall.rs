@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -35,6 +36,7 @@ struct Shared {
     endpoint: Endpoint,
     seed: u64,
     started: OnceCell<Runtime>,
+    asked: AtomicU64,
 }
 
 /// A step whose call failed is taken again this often, as an agent's supervisor would.
@@ -60,6 +62,7 @@ impl Seawall {
             endpoint: wiring.endpoint.clone(),
             seed: wiring.seed,
             started: OnceCell::new(),
+            asked: AtomicU64::new(0),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -124,6 +127,7 @@ impl Shared {
             return Ended::Failed { why: "start" };
         };
         let request = plan.request(&self.endpoint, plan.model());
+        self.asked.fetch_add(1, Ordering::Relaxed);
         match runtime
             .forward(Ask::messages(request.headers, request.body))
             .await
@@ -202,6 +206,10 @@ impl Client for Seawall {
             }
         }
         .boxed()
+    }
+
+    fn asked(&self) -> Option<u64> {
+        Some(self.shared.asked.load(Ordering::Relaxed))
     }
 
     fn in_flight(&self) -> usize {

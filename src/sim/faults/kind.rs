@@ -218,13 +218,29 @@ impl FaultKind {
     pub(super) const fn counts_events(self) -> bool {
         matches!(
             self,
-            Self::ResetAfterHeaders
+            Self::HtmlPage
+                | Self::ResetAfterHeaders
                 | Self::TruncatedJson
                 | Self::TruncatedBody
                 | Self::MalformedEvent
                 | Self::StallInStream
                 | Self::PingOnly
                 | Self::StreamError
+                | Self::CutStream
+        )
+    }
+
+    /// Whether an answer that it strikes ends before its true end.
+    pub(in crate::sim) const fn cuts_short(self) -> bool {
+        matches!(
+            self,
+            Self::HtmlPage
+                | Self::ResetAfterHeaders
+                | Self::TruncatedJson
+                | Self::TruncatedBody
+                | Self::MalformedEvent
+                | Self::StreamError
+                | Self::MissingStop
                 | Self::CutStream
         )
     }
