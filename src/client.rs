@@ -38,6 +38,7 @@ mod builder;
 mod exchange;
 mod expectation;
 mod fixed;
+pub mod step;
 mod stream;
 mod targets;
 
@@ -159,8 +160,7 @@ impl Seawall {
         };
         let attempts = if repeatable { route.retry.attempts } else { 1 };
         let retry = Backoff::new(route.retry.base, route.retry.cap)
-            .and_then(|backoff| Retry::new(attempts, backoff, Retry::default().min_useful()))
-            .map_err(|invalid| Error::Panicked(invalid.to_string()))?;
+            .and_then(|backoff| Retry::new(attempts, backoff, Retry::default().min_useful()))?;
         Ok(Call {
             id: Arc::clone(&exchange.call),
             rungs,
@@ -425,6 +425,7 @@ fn failed(exchange: &Exchange, error: CallError<Failure>, report: Report) -> Err
             }
         }
         CallError::Refused(rejected) => Error::Refused(rejected),
+        CallError::Invalid(invalid) => Error::Invalid(invalid),
         CallError::Panicked(message) => Error::Panicked(message),
         _ => Error::Panicked("the call ended in a way that this version does not know".to_owned()),
     }
