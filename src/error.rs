@@ -124,7 +124,7 @@ impl Error {
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         match self {
-            Self::Provider { judged, .. } | Self::Unanswered { judged, .. } => judged.verdict,
+            Self::Provider { judged, .. } | Self::Unanswered { judged, .. } => repeatable(judged),
             Self::Refused(rejected) => {
                 let (blame, again) = match rejected.why {
                     Rejection::QuotaExhausted => (Blame::Quota, Again::Here),
@@ -177,6 +177,17 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// The last attempt's verdict, made one on the whole call. A provider that refuses to be sent the
+/// same request at once (`x-should-retry: false`, as with every 500) says nothing of a later call.
+fn repeatable(judged: &Judged) -> Verdict {
+    let mut verdict = judged.verdict;
+    if matches!(verdict.blame, Blame::Target | Blame::Network | Blame::Quota) {
+        verdict.again = Again::Here;
+        verdict.not_before = verdict.not_before.max(judged.stop_for);
+    }
+    verdict
 }
 
 /// A client that could not start.
