@@ -21,6 +21,8 @@ mod reset_herd_quota;
 #[cfg(test)]
 mod retry_budgets;
 #[cfg(test)]
+mod steps;
+#[cfg(test)]
 mod throttling;
 #[cfg(test)]
 mod token_settlement;
