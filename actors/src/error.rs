@@ -113,7 +113,7 @@ pub enum StartError {
     /// There is no thread for the hooks.
     #[error("no thread for the hooks: {0}")]
     Thread(#[source] std::io::Error),
-    /// As many targets exist as the system may hold, and all are in use.
-    #[error("the system holds {0} targets, which is its bound, and all are in use")]
+    /// As many targets or quotas exist as the system may hold, and all are in use.
+    #[error("the system holds {0} targets or quotas, which is its bound, and all are in use")]
     TooMany(usize),
 }

@@ -27,4 +27,6 @@ mod throttling;
 #[cfg(test)]
 mod token_settlement;
 #[cfg(test)]
+mod traps;
+#[cfg(test)]
 mod window_bound;

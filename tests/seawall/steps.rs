@@ -151,7 +151,7 @@ async fn of_ten_steps_one_panics_twice_and_no_other_notices() {
     let sim = sim(Vec::new());
     let (say, said) = channel();
     let hooks = Hooks::new().on_step(move |news| match news.change {
-        StepChange::Restarting(why) => say.send(format!("{why}")).unwrap(),
+        StepChange::Restarting(why) => say.send(why.to_owned()).unwrap(),
         StepChange::Ended { how, .. } => say.send(how.to_owned()).unwrap(),
         _ => {}
     });

@@ -21,17 +21,23 @@ use crate::policy::retry_budget::RetryBudget;
 use crate::snapshot::{BreakerSnapshot, LimiterSnapshot};
 use crate::supervisor::RestartKind;
 
-/// A quota that targets may share.
+/// A quota that targets may share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Quota {
+    inner: Arc<QuotaInner>,
+}
+
+#[derive(Debug)]
+struct QuotaInner {
     limiter: Limiter,
+    added: u64,
 }
 
 impl Quota {
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
-        self.limiter.name()
+        self.inner.limiter.name()
     }
 }
 
@@ -43,7 +49,7 @@ pub struct Target {
 
 struct TargetInner {
     breaker: Breaker,
-    limiter: Option<Limiter>,
+    quota: Option<Quota>,
     added: u64,
 }
 
@@ -64,7 +70,7 @@ impl Target {
     }
 
     pub(crate) fn limiter(&self) -> Option<&Limiter> {
-        self.inner.limiter.as_ref()
+        self.inner.quota.as_ref().map(|quota| &quota.inner.limiter)
     }
 }
 
@@ -118,25 +124,22 @@ impl Registry {
         if let Some(quota) = self.quotas.read().get(name) {
             return Ok(quota.clone());
         }
+        self.make_room_for_quota().await?;
         let quota = {
             let mut quotas = self.quotas.write();
             if let Some(quota) = quotas.get(name) {
                 return Ok(quota.clone());
             }
-            if quotas.len() >= self.bound {
-                return Err(StartError::TooMany(self.bound));
-            }
             let events = self.events.clone();
             let limiter = Limiter::new(name.into(), spec.settings, spec.queue_bound, events)?;
-            quotas.insert(
-                name.into(),
-                Quota {
-                    limiter: limiter.clone(),
-                },
-            );
-            Quota { limiter }
+            let added = next_number();
+            let inner = Arc::new(QuotaInner { limiter, added });
+            let quota = Quota { inner };
+            quotas.insert(name.into(), quota.clone());
+            quota
         };
-        let (actor, address) = (quota.limiter.clone(), quota.limiter.clone());
+        let limiter = &quota.inner.limiter;
+        let (actor, address) = (limiter.clone(), limiter.clone());
         self.limiters
             .add(
                 name,
@@ -198,7 +201,7 @@ impl Registry {
         let breaker = Breaker::new(name.into(), settings, self.events.clone())?;
         let inner = TargetInner {
             breaker,
-            limiter: spec.quota.map(|quota| quota.limiter),
+            quota: spec.quota,
             added: next_number(),
         };
         Ok(Target {
@@ -208,31 +211,51 @@ impl Registry {
 
     /// Removes the oldest target that nobody holds if the system is full.
     async fn make_room(&self) -> Result<(), StartError> {
-        let bound = self.bound;
-        let oldest = {
-            let mut targets = self.targets.write();
-            if targets.len() < bound {
+        if self.targets.read().len() < self.bound || self.forget_oldest_target().await {
+            Ok(())
+        } else {
+            Err(StartError::TooMany(self.bound))
+        }
+    }
+
+    /// Removes the oldest quota that nobody holds if the system is full. Targets that nobody holds
+    /// make way for it.
+    async fn make_room_for_quota(&self) -> Result<(), StartError> {
+        if self.quotas.read().len() < self.bound {
+            return Ok(());
+        }
+        let unheld = |q: &Quota| (Arc::strong_count(&q.inner) == 1).then_some(q.inner.added);
+        loop {
+            let oldest = take_oldest(&mut self.quotas.write(), unheld);
+            if let Some((name, quota)) = oldest {
+                quota.inner.limiter.close();
+                self.limiters.remove(&name).await;
                 return Ok(());
             }
-            let unused = targets
-                .iter()
-                .filter(|(_, t)| Arc::strong_count(&t.inner) == 1);
-            let oldest = unused
-                .min_by_key(|(_, t)| t.inner.added)
-                .map(|(name, _)| name.clone());
-            let Some(oldest) = oldest else {
-                return Err(StartError::TooMany(bound));
-            };
-            targets.remove(&oldest);
-            oldest
+            if !self.forget_oldest_target().await {
+                return Err(StartError::TooMany(self.bound));
+            }
+        }
+    }
+
+    /// `false` if every target is held.
+    async fn forget_oldest_target(&self) -> bool {
+        let unheld = |t: &Target| (Arc::strong_count(&t.inner) == 1).then_some(t.inner.added);
+        let oldest = take_oldest(&mut self.targets.write(), unheld);
+        let Some((name, target)) = oldest else {
+            return false;
         };
-        self.breakers.remove(&oldest).await;
-        Ok(())
+        drop(target);
+        self.breakers.remove(&name).await;
+        true
     }
 
     pub(super) fn limiter_snapshots(&self) -> Vec<LimiterSnapshot> {
         let quotas = self.quotas.read();
-        quotas.values().map(|q| q.limiter.snapshot()).collect()
+        quotas
+            .values()
+            .map(|q| q.inner.limiter.snapshot())
+            .collect()
     }
 
     pub(super) fn breaker_snapshots(&self) -> Vec<BreakerSnapshot> {
@@ -248,7 +271,17 @@ impl Registry {
             target.breaker().close();
         }
         for quota in quotas {
-            quota.limiter.close();
+            quota.inner.limiter.close();
         }
     }
+}
+
+/// Takes out the first added of those of which `unheld` gives a number.
+fn take_oldest<V>(
+    all: &mut BTreeMap<Arc<str>, V>,
+    unheld: impl Fn(&V) -> Option<u64>,
+) -> Option<(Arc<str>, V)> {
+    let numbered = all.iter().filter_map(|(name, v)| Some((unheld(v)?, name)));
+    let oldest = numbered.min().map(|(_, name)| Arc::clone(name))?;
+    all.remove_entry(&oldest)
 }

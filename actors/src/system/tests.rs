@@ -19,6 +19,8 @@ use crate::policy::wait_queue::Priority;
 use crate::step::StepError;
 use crate::verdict::{Again, Blame, Verdict};
 
+mod traps;
+
 const OVERLOADED: Verdict = Verdict::new("overloaded", Blame::Target, Again::Here);
 const INVALID: Verdict = Verdict::new("invalid", Blame::Caller, Again::Never);
 

@@ -82,7 +82,7 @@ fn by_default_a_bucket_holds_one_second_of_its_rate_and_at_least_one() {
 
 /// Trap 33: the check and the taking are one step, on all axes.
 #[test]
-fn a_request_that_one_axis_refuses_takes_nothing_from_the_others() {
+fn trap_33_a_request_that_one_axis_refuses_takes_nothing_from_the_others() {
     let now = Instant::now();
     let mut quota = quota(now);
     quota
@@ -118,7 +118,7 @@ fn what_asks_nothing_of_an_axis_does_not_wait_for_its_debt() {
 
 /// Trap 34: an estimate is settled both ways.
 #[test]
-fn settling_below_gives_back_and_settling_above_becomes_debt() {
+fn trap_34_settling_below_gives_back_and_settling_above_becomes_debt() {
     let now = Instant::now();
     let mut quota = quota(now);
     let low = quota
@@ -136,7 +136,7 @@ fn settling_below_gives_back_and_settling_above_becomes_debt() {
 
 /// Trap 35: a late or double release must not mint tokens.
 #[test]
-fn a_lease_settled_or_swept_before_changes_nothing() {
+fn trap_35_a_lease_settled_or_swept_before_changes_nothing() {
     let now = Instant::now();
     let mut quota = quota(now);
     let id = quota

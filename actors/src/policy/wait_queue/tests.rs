@@ -115,7 +115,7 @@ fn the_largest_costs_sum_without_drift() {
 
 /// Trap 38: waiters who left must not stay, and looking for them must not cost the queue.
 #[test]
-fn a_bounded_look_finds_every_leaver_within_one_round() {
+fn trap_38_a_bounded_look_finds_every_leaver_within_one_round() {
     let now = Instant::now();
     let mut queue = WaitQueue::new(100, AGE).unwrap();
     for item in 0..100 {
@@ -162,7 +162,7 @@ fn a_clock_that_goes_backwards_expires_and_ages_nobody_twice() {
 
 /// Trap 38: governor starves a weighted waiter beside greedy single ones; a strict head does not.
 #[test]
-fn a_large_request_is_served_at_its_estimate_whatever_the_small_ones_do() {
+fn trap_38_a_large_request_is_served_at_its_estimate_whatever_the_small_ones_do() {
     let start = Instant::now();
     let settings = QuotaSettings {
         requests_per_minute: Some(30_000),
