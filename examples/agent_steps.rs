@@ -8,8 +8,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use seawall::client::Seawall;
 use seawall::client::ask::Ask;
+use seawall::client::step::{StepRun, StepSettings};
+use seawall::error::Error;
 use seawall::sim::{Settings, Sim};
-use seawall_actors::step::{StepRun, StepSettings};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,26 +24,24 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .await?;
     let mut steps = Vec::new();
     for number in 0..10 {
-        let client = seawall.clone();
-        let work = move |run| step(client.clone(), number, run);
-        steps.push(
-            seawall
-                .system()
-                .spawn_step(StepSettings::default(), work)
-                .await?,
-        );
+        let work = move |seawall, run| step(seawall, number, run);
+        steps.push(seawall.spawn_step(StepSettings::default(), work).await?);
     }
     for (number, step) in steps.into_iter().enumerate() {
         let runs = step.join().await?;
         println!("step {number}: answered in run {runs}");
     }
-    println!("actors restarted: {}", seawall.snapshot().restarts);
+    let steps = seawall.snapshot().steps;
+    println!(
+        "steps restarted: {}, running: {}",
+        steps.restarts, steps.running
+    );
     seawall.stop().await;
     Ok(())
 }
 
 /// A model call, then a tool of the user's own, which has a bug.
-async fn step(seawall: Seawall, number: u32, run: StepRun) -> Result<u32, seawall::error::Error> {
+async fn step(seawall: Seawall, number: u32, run: StepRun) -> Result<u32, Error> {
     let mut headers = HeaderMap::new();
     headers.insert(
         "x-api-key",

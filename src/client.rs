@@ -46,6 +46,7 @@ mod opening;
 mod reply_stream;
 mod resume;
 mod stacking;
+pub mod step;
 mod stream;
 mod stream_ends;
 mod targets;
@@ -231,8 +232,7 @@ impl Seawall {
             1
         };
         let retry = Backoff::new(route.retry.base, route.retry.cap)
-            .and_then(|backoff| Retry::new(attempts, backoff, Retry::default().min_useful()))
-            .map_err(|invalid| Error::Panicked(invalid.to_string()))?;
+            .and_then(|backoff| Retry::new(attempts, backoff, Retry::default().min_useful()))?;
         let deadline = exchange.began + exchange.timeouts.total;
         let released = exchange.began + exchange.timeouts.generation;
         Ok(Call {
@@ -536,6 +536,7 @@ fn failed(exchange: &Exchange, error: CallError<Failure>, report: Report) -> Err
             }
         }
         CallError::Refused(rejected) => Error::Refused(rejected),
+        CallError::Invalid(invalid) => Error::Invalid(invalid),
         CallError::Panicked(message) => Error::Panicked(message),
         _ => Error::Panicked("the call ended in a way that this version does not know".to_owned()),
     }

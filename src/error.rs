@@ -7,6 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use seawall_actors::error::{Rejected, Rejection, StartError as ActorsStartError};
+use seawall_actors::policy::InvalidPolicy;
+use seawall_actors::verdict::{Again, Blame, Verdict};
 
 use crate::client::ask::Report;
 use crate::provider::anthropic::request::BadRequest;
@@ -56,6 +58,13 @@ pub enum Error {
     /// An address in the configuration can't be used.
     #[error("the address {0} can't be used")]
     BadAddress(String),
+    /// A setting of the call's route or target is out of range: which one, what it was, what it may
+    /// be.
+    #[error(transparent)]
+    Invalid(#[from] InvalidPolicy),
+    /// The target could not be set up: the system is full or has stopped.
+    #[error("the target could not be set up: {0}")]
+    NoTarget(#[source] ActorsStartError),
     /// The call itself panicked. A bug; the call is lost, nothing else is.
     #[error("the call panicked: {0}")]
     Panicked(String),
@@ -68,7 +77,7 @@ impl Error {
         match self {
             Self::Provider { status, .. } => *status,
             Self::Unanswered { judged, .. } => match judged.verdict.blame {
-                seawall_actors::verdict::Blame::Target => StatusCode::GATEWAY_TIMEOUT,
+                Blame::Target => StatusCode::GATEWAY_TIMEOUT,
                 _ => StatusCode::BAD_GATEWAY,
             },
             Self::Refused(rejected) => match rejected.why {
@@ -80,7 +89,10 @@ impl Error {
             },
             Self::BadRequest(_) | Self::UnknownRoute(_) => StatusCode::BAD_REQUEST,
             Self::NoCredential => StatusCode::UNAUTHORIZED,
-            Self::BadAddress(_) | Self::Panicked(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoTarget(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::BadAddress(_) | Self::Invalid(_) | Self::Panicked(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -96,10 +108,38 @@ impl Error {
                 _ => "overloaded_error",
             },
             Self::Unanswered { judged, .. } => match judged.verdict.blame {
-                seawall_actors::verdict::Blame::Target => "timeout_error",
+                Blame::Target => "timeout_error",
                 _ => "api_error",
             },
-            Self::Provider { .. } | Self::BadAddress(_) | Self::Panicked(_) => "api_error",
+            Self::NoTarget(_) => "overloaded_error",
+            Self::Provider { .. } | Self::BadAddress(_) | Self::Invalid(_) | Self::Panicked(_) => {
+                "api_error"
+            }
+        }
+    }
+
+    /// What the error says of the whole call: whose fault, may the call be made again, not before
+    /// when. The call has had its own retries by then, so this is for who runs more than the call
+    /// again, such as a step.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Provider { judged, .. } | Self::Unanswered { judged, .. } => repeatable(judged),
+            Self::Refused(rejected) => {
+                let (blame, again) = match rejected.why {
+                    Rejection::QuotaExhausted => (Blame::Quota, Again::Here),
+                    Rejection::Draining | Rejection::Stopped => (Blame::Departed, Again::Never),
+                    _ => (Blame::Target, Again::Here),
+                };
+                Verdict::new(rejected.why.as_str(), blame, again).not_before(rejected.retry_after)
+            }
+            Self::NoTarget(_) => Verdict::new("no_target", Blame::Target, Again::Here),
+            Self::NoCredential => Verdict::new("no_credential", Blame::Credential, Again::Never),
+            Self::BadRequest(_) => Verdict::new("bad_request", Blame::Caller, Again::Never),
+            Self::UnknownRoute(_) => Verdict::new("unknown_route", Blame::Caller, Again::Never),
+            Self::BadAddress(_) => Verdict::new("bad_address", Blame::Caller, Again::Never),
+            Self::Invalid(_) => Verdict::new("invalid_setting", Blame::Caller, Again::Never),
+            Self::Panicked(_) => Verdict::new("panicked", Blame::Caller, Again::Never),
         }
     }
 
@@ -139,6 +179,17 @@ impl Error {
     }
 }
 
+/// The last attempt's verdict, made one on the whole call. A provider that refuses to be sent the
+/// same request at once (`x-should-retry: false`, as with every 500) says nothing of a later call.
+fn repeatable(judged: &Judged) -> Verdict {
+    let mut verdict = judged.verdict;
+    if matches!(verdict.blame, Blame::Target | Blame::Network | Blame::Quota) {
+        verdict.again = Again::Here;
+        verdict.not_before = verdict.not_before.max(judged.stop_for);
+    }
+    verdict
+}
+
 /// A client that could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -151,7 +202,7 @@ pub enum StartError {
     Config(#[from] crate::config::ConfigError),
     /// A setting of a policy is out of range.
     #[error(transparent)]
-    Policy(#[from] seawall_actors::policy::InvalidPolicy),
+    Policy(#[from] InvalidPolicy),
     /// The HTTP transport could not be set up.
     #[error("the HTTP transport could not be set up")]
     Transport(#[from] TransportError),

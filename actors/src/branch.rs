@@ -1,7 +1,7 @@
 //! One branch of the tree: a supervisor whose children come and go while it runs.
 //!
 //! When the branch itself is restarted it comes up empty, and starts again every child that was
-//! added to it for good. Children that were added for the moment are not missed.
+//! added to it and has not been removed. Temporary children are not missed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,8 @@ use ractor::{Actor, ActorCell, ActorRef};
 use crate::error::StartError;
 use crate::event::{EventKind, Events};
 use crate::supervisor::{
-    ChildError, ChildSpec, Intensity, RestartKind, Supervisor, SupervisorEvent, SupervisorSettings,
+    ChildError, ChildSpec, Intensity, RestartKind, Shutdown, Supervisor, SupervisorEvent,
+    SupervisorSettings,
 };
 
 /// A branch and its children, over all incarnations.
@@ -25,8 +26,8 @@ pub(crate) struct Branch {
 struct Shared {
     name: &'static str,
     supervisor: Mutex<Option<Supervisor>>,
-    /// Children for good, by name.
-    specs: Mutex<BTreeMap<String, ChildSpec>>,
+    /// Children that come back with the branch, by name; `None` once it has ended for good.
+    specs: Mutex<Option<BTreeMap<String, ChildSpec>>>,
     /// Every child's present incarnation, for those who rehearse its death.
     alive: Mutex<BTreeMap<String, ActorCell>>,
     events: Events,
@@ -38,7 +39,7 @@ impl Branch {
             shared: Arc::new(Shared {
                 name,
                 supervisor: Mutex::new(None),
-                specs: Mutex::new(BTreeMap::new()),
+                specs: Mutex::new(Some(BTreeMap::new())),
                 alive: Mutex::new(BTreeMap::new()),
                 events,
             }),
@@ -59,7 +60,7 @@ impl Branch {
         )
     }
 
-    /// Adds a child. One of a permanent kind comes back with the branch.
+    /// Adds a child. One that is no temporary comes back with the branch.
     pub(crate) async fn add<A, F>(
         &self,
         name: &str,
@@ -84,24 +85,28 @@ impl Branch {
         .on_exit(move |_| drop(deaths.alive.lock().remove(&dead)))
         .restart(kind)
         .intensity(intensity(kind));
-        if kind == RestartKind::Permanent {
-            self.shared
-                .specs
-                .lock()
-                .insert(name.to_owned(), spec.clone());
+        // A step's one handler runs as long as the step, so it is cut at its await.
+        let spec = match kind {
+            RestartKind::Transient => spec.shutdown(Shutdown::Kill),
+            RestartKind::Permanent | RestartKind::Temporary => spec,
+        };
+        let returns = kind != RestartKind::Temporary;
+        match self.shared.specs.lock().as_mut() {
+            None => return Err(StartError::Stopped),
+            Some(specs) if returns => drop(specs.insert(name.to_owned(), spec.clone())),
+            Some(_) => {}
         }
         let Some(supervisor) = self.shared.supervisor.lock().clone() else {
             return Err(StartError::Stopped);
         };
         match supervisor.start_child(spec).await {
-            // A branch that came up in the meantime has started it already, or is about to.
+            // A branch that came up in the meantime has started it already, or is about to; and a
+            // step can be over, and removed, before its start was answered.
             Err(ChildError::Invalid { .. } | ChildError::Superseded { .. } | ChildError::Ended)
-                if kind == RestartKind::Permanent =>
+                if returns =>
             {
                 Ok(())
             }
-            // A step can be over, and removed, before its start was answered.
-            Err(ChildError::Superseded { .. }) if kind == RestartKind::Transient => Ok(()),
             Ok(()) => Ok(()),
             Err(error) => Err(StartError::Actor(error.to_string())),
         }
@@ -109,7 +114,9 @@ impl Branch {
 
     /// Ends a child for good.
     pub(crate) async fn remove(&self, name: &str) {
-        self.shared.specs.lock().remove(name);
+        if let Some(specs) = self.shared.specs.lock().as_mut() {
+            specs.remove(name);
+        }
         let supervisor = self.shared.supervisor.lock().clone();
         if let Some(supervisor) = supervisor {
             // Err means that it is gone already.
@@ -139,9 +146,19 @@ impl Branch {
         }
     }
 
+    /// Forgets every child, and takes no more. For a branch that has ended for good.
+    pub(crate) fn close(&self) {
+        // Dropped without the lock: what a child holds may ask the branch.
+        let specs = self.shared.specs.lock().take();
+        drop(specs);
+    }
+
     fn came_up(&self, supervisor: &Supervisor) {
         *self.shared.supervisor.lock() = Some(supervisor.clone());
-        let missing: Vec<ChildSpec> = self.shared.specs.lock().values().cloned().collect();
+        let missing: Vec<ChildSpec> = match self.shared.specs.lock().as_ref() {
+            Some(specs) => specs.values().cloned().collect(),
+            None => Vec::new(),
+        };
         if missing.is_empty() {
             return;
         }

@@ -19,20 +19,20 @@ use crate::address::{Address, Alarm, Unanswered};
 use crate::cell::Cell;
 use crate::event::{EventKind, Events};
 use crate::policy::InvalidPolicy;
-use crate::policy::circuit::{
-    Admission, Circuit, CircuitSettings, Mode, Pass, Signal, State, Transition,
-};
-use crate::policy::quota::Cost;
+use crate::policy::circuit::{Circuit, CircuitSettings, Mode, Pass, State, Transition};
 use crate::policy::retry_budget::RetryBudget;
-use crate::policy::wait_queue::{Entry, Priority, WaitQueue};
+use crate::policy::wait_queue::{Priority, WaitQueue};
 use crate::snapshot::BreakerSnapshot;
-use crate::verdict::Verdict;
+
+mod state;
+mod ticket;
+
+use state::BreakerState;
+use ticket::Outcome;
+pub(crate) use ticket::Ticket;
 
 /// Waiting calls move up one class for each of these, as in a limiter's queue.
 const AGE_AFTER: Duration = Duration::from_secs(30);
-
-/// How many of those who wait are looked at for leavers whenever one more comes.
-const SWEEP_AT_ONCE: usize = 4;
 
 /// The breaker of one target, as callers see it.
 #[derive(Debug, Clone)]
@@ -51,13 +51,6 @@ struct Shared {
     typical_ms: AtomicU64,
     events: Events,
     rng: Mutex<StdRng>,
-}
-
-#[derive(Debug)]
-struct BreakerState {
-    circuit: Circuit,
-    budget: RetryBudget,
-    queue: WaitQueue<Waiter>,
 }
 
 /// What a call asks of a breaker.
@@ -91,86 +84,7 @@ pub(crate) enum Bar {
     Full,
 }
 
-/// A pass that is given back on drop: the holder left, which says nothing about the target.
-#[derive(Debug)]
-pub(crate) struct Ticket {
-    breaker: Breaker,
-    pass: Pass,
-    /// Counted as slow while in flight; the end only frees its place.
-    overdue: bool,
-    used: bool,
-}
-
-impl Ticket {
-    const fn new(breaker: Breaker, pass: Pass) -> Self {
-        Self {
-            breaker,
-            pass,
-            overdue: false,
-            used: false,
-        }
-    }
-
-    /// Whether the circuit is still in the state that gave this pass.
-    pub(crate) fn is_current(&self) -> bool {
-        self.breaker.shared.open_door.load(Ordering::Acquire) >> 1 == self.pass.generation
-    }
-
-    pub(crate) const fn is_probe(&self) -> bool {
-        self.pass.probe.is_some()
-    }
-
-    /// Counts an attempt that is still in flight as slow; once.
-    pub(crate) fn overdue(&mut self) {
-        if !self.overdue {
-            self.overdue = true;
-            self.breaker.note(Note::Overdue(self.pass));
-        }
-    }
-
-    /// Reports how the attempt ended. `took` runs to the first content.
-    pub(crate) fn ended(mut self, verdict: &Verdict, took: Duration) {
-        self.report(Signal::from(verdict.blame), took, verdict.not_before);
-    }
-
-    fn report(&mut self, signal: Signal, took: Duration, hint: Option<Duration>) {
-        self.used = true;
-        self.breaker.note(Note::Ended(Outcome {
-            pass: self.pass,
-            signal,
-            took,
-            // A 429's hint is about the quota; the breaker waits only on the target's own word.
-            not_before: hint.filter(|_| signal == Signal::Failure),
-            overdue: self.overdue,
-        }));
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if !self.used {
-            self.report(Signal::Neutral, Duration::ZERO, None);
-        }
-    }
-}
-
 type Reply = oneshot::Sender<Result<Ticket, Barred>>;
-
-#[derive(Debug)]
-struct Waiter {
-    again: bool,
-    reply: Reply,
-}
-
-/// How an attempt that had passed ended.
-#[derive(Debug, Clone, Copy)]
-struct Outcome {
-    pass: Pass,
-    signal: Signal,
-    took: Duration,
-    not_before: Option<Duration>,
-    overdue: bool,
-}
 
 #[derive(Debug)]
 enum Note {
@@ -456,129 +370,6 @@ impl BreakerActor {
             self.breaker.shared.announce(transition);
         }
     }
-}
-
-impl BreakerState {
-    fn apply(&mut self, note: Note, now: Instant, rng: &mut StdRng) -> Option<Transition> {
-        match note {
-            Note::Ended(outcome) => {
-                if outcome.signal == Signal::Success {
-                    self.budget.on_success(now);
-                }
-                let Outcome {
-                    pass, signal, took, ..
-                } = outcome;
-                let transition = if outcome.overdue {
-                    self.circuit.report_overdue_end(now, pass, signal, took);
-                    None
-                } else {
-                    self.circuit.report(now, pass, signal, took, rng)
-                };
-                if let Some(hint) = outcome.not_before {
-                    self.circuit.hint(now, hint);
-                }
-                transition
-            }
-            Note::Overdue(pass) => self.circuit.overdue(now, pass, rng),
-        }
-    }
-
-    /// Passes, queues or bars one call. Says whose call waits, and for when.
-    fn answer(
-        &mut self,
-        knock: Knock,
-        reply: Reply,
-        now: Instant,
-        breaker: &Breaker,
-    ) -> Option<(Arc<str>, Option<Instant>)> {
-        self.circuit.poll(now);
-        let waiter = Waiter {
-            again: knock.again,
-            reply,
-        };
-        let mut until = None;
-        if self.queue.is_empty() {
-            match self.circuit.admit(now) {
-                Admission::Pass(pass) => {
-                    self.hand_over(waiter, pass, now, breaker);
-                    return None;
-                }
-                Admission::Wait { until: due } => until = due,
-            }
-        }
-        if knock.until <= now {
-            self.circuit.demand(now, self.queue.len(), knock.elsewhere);
-            bar(waiter, Bar::Open, until);
-            return None;
-        }
-        drop(
-            self.queue
-                .sweep(SWEEP_AT_ONCE, |waiter| waiter.reply.is_closed()),
-        );
-        let entry = Entry {
-            priority: knock.priority,
-            deadline: knock.until,
-            cost: Cost::ZERO,
-            item: waiter,
-        };
-        match self.queue.push(entry, now) {
-            Ok(_) => {
-                self.circuit.demand(now, self.queue.len(), false);
-                Some((knock.call, until.or_else(|| self.circuit.next_event())))
-            }
-            Err(waiter) => {
-                bar(waiter, Bar::Full, until);
-                None
-            }
-        }
-    }
-
-    fn hand_over(&mut self, waiter: Waiter, pass: Pass, now: Instant, breaker: &Breaker) {
-        if waiter.again && !self.budget.try_spend(now) {
-            self.circuit.release(now, pass);
-            return bar(waiter, Bar::Budget, None);
-        }
-        // An asker that has left drops the ticket, and so gives the pass back.
-        drop(waiter.reply.send(Ok(Ticket::new(breaker.clone(), pass))));
-    }
-
-    /// Lets pass whom the circuit lets pass. Says when to look again.
-    fn serve(&mut self, now: Instant, breaker: &Breaker) -> (Option<Transition>, Option<Instant>) {
-        let transition = self.circuit.poll(now);
-        for late in self.queue.expire(now) {
-            let due = self.circuit.next_event();
-            bar(late, Bar::Open, due);
-        }
-        while let Some(first) = self.queue.first() {
-            if first.item.reply.is_closed() {
-                self.queue.pop_first();
-                continue;
-            }
-            let Admission::Pass(pass) = self.circuit.admit(now) else {
-                break;
-            };
-            match self.queue.pop_first() {
-                Some(waiting) => self.hand_over(waiting.item, pass, now, breaker),
-                None => self.circuit.release(now, pass),
-            }
-        }
-        if !self.queue.is_empty() {
-            self.circuit.demand(now, self.queue.len(), false);
-        }
-        let next = [self.circuit.next_event(), self.queue.next_deadline()];
-        // Timers have a resolution of 1 ms; an alarm for this very moment would only spin.
-        let next = next
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| at.max(now + Duration::from_millis(1)));
-        (transition, next)
-    }
-}
-
-fn bar(waiter: Waiter, why: Bar, until: Option<Instant>) {
-    // Err means that the asker has left.
-    drop(waiter.reply.send(Err(Barred { why, until })));
 }
 
 fn millis(time: Duration) -> u64 {

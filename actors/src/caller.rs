@@ -196,9 +196,8 @@ where
     let ladder = match Ladder::new(call.rungs.len(), call.retry.attempts()) {
         Ok(ladder) => ladder,
         Err(invalid) => {
-            let error = CallError::Panicked(invalid.to_string());
             return Finished {
-                result: Err(error),
+                result: Err(CallError::Invalid(invalid)),
                 report: CallReport::default(),
             };
         }

@@ -93,3 +93,50 @@ impl<S, N> Cell<S, N> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn trap_58_a_change_that_panics_halfway_is_never_trusted() {
+        let cell: Cell<[u32; 2], ()> = Cell::new([1, 1]);
+        let now = Instant::now();
+        cell.adopt(now, |_| panic!("nobody has died yet"));
+        let halfway = catch_unwind(AssertUnwindSafe(|| {
+            cell.update(|state| {
+                state[0] = 2;
+                panic!("between two halves of one change");
+            })
+        }));
+        assert!(halfway.is_err());
+        let long_after = now + SUSPICIOUS * 100;
+        cell.adopt(long_after, |state| *state = [0, 0]);
+        assert_eq!(cell.read(|state| *state), [0, 0]);
+        // Trusted again, since it was made conservative.
+        cell.adopt(long_after + SUSPICIOUS * 100, |_| panic!("it is whole"));
+    }
+
+    #[test]
+    fn trap_58_a_state_that_kills_its_owner_twice_is_not_tried_a_third_time() {
+        let cell: Cell<u32, ()> = Cell::new(1);
+        let now = Instant::now();
+        let after = |ms| now + Duration::from_millis(ms);
+        cell.adopt(now, |_| panic!("the first owner"));
+        cell.adopt(after(10), |_| panic!("one death may be chance"));
+        cell.adopt(after(20), |state| *state = 0);
+        assert_eq!(cell.read(|state| *state), 0);
+    }
+
+    #[test]
+    fn trap_52_each_note_is_taken_once_whoever_takes_it() {
+        let cell: Cell<(), u32> = Cell::new(());
+        assert!(cell.note(1), "the first note rings");
+        assert!(!cell.note(2), "the actor is coming already");
+        assert_eq!(cell.take_notes(), [1, 2]);
+        assert!(cell.take_notes().is_empty());
+        assert!(cell.note(3));
+    }
+}

@@ -22,6 +22,9 @@ pub enum CallError<E> {
     /// No attempt was made.
     #[error(transparent)]
     Refused(#[from] Rejected),
+    /// A setting of the call is out of range: which one, what it was, what it may be.
+    #[error(transparent)]
+    Invalid(#[from] InvalidPolicy),
     /// The operation panicked.
     #[error("the operation panicked: {0}")]
     Panicked(String),
@@ -40,7 +43,7 @@ pub struct Rejected {
 }
 
 impl Rejected {
-    /// A refusal by nobody in particular, without a time to come back.
+    /// A refusal by the system itself, of which no end is known.
     #[must_use]
     pub const fn new(why: Rejection) -> Self {
         Self {
@@ -107,7 +110,10 @@ pub enum StartError {
     /// The system has stopped.
     #[error("the system has stopped")]
     Stopped,
-    /// As many targets exist as the system may hold, and all are in use.
-    #[error("the system holds {0} targets, which is its bound, and all are in use")]
+    /// There is no thread for the hooks.
+    #[error("no thread for the hooks: {0}")]
+    Thread(#[source] std::io::Error),
+    /// As many targets or quotas exist as the system may hold, and all are in use.
+    #[error("the system holds {0} targets or quotas, which is its bound, and all are in use")]
     TooMany(usize),
 }

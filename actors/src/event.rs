@@ -1,13 +1,13 @@
 //! What happens, as it happens: a bounded broadcast with sequence numbers.
 //!
 //! Nothing waits for a subscriber. One that falls behind loses the oldest events and is told how
-//! many; the sequence numbers show the gap. With no subscriber an event costs one load.
+//! many; the sequence numbers show the gap. With no subscriber an event is not even built.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
@@ -100,6 +100,47 @@ pub enum EventKind {
         /// How long the supervisor waited first.
         after: Duration,
     },
+    /// A step was spawned.
+    StepStarted {
+        /// The step, as in `steps/12`.
+        step: Arc<str>,
+        /// When it ends, whatever it is doing.
+        deadline: Instant,
+    },
+    /// A step's code returned an error and is run again.
+    StepRetrying {
+        /// The step.
+        step: Arc<str>,
+        /// Runs that ended in an error so far.
+        failures: u32,
+        /// What the step's judge said of the last one.
+        verdict: Verdict,
+        /// When the next run starts, at the earliest.
+        until: Instant,
+    },
+    /// A step's code panicked or hung, or its actor was lost, and is run again.
+    StepRestarting {
+        /// The step.
+        step: Arc<str>,
+        /// How the last run ended, in words.
+        why: Arc<str>,
+    },
+    /// A step is over.
+    StepEnded {
+        /// The step.
+        step: Arc<str>,
+        /// `answered`, `failed`, `gave_up`, `timed_out`, `cancelled` or `stopped`.
+        how: &'static str,
+        /// Runs made.
+        runs: u32,
+    },
+    /// A hook panicked. Hooks themselves are not told.
+    HookPanicked {
+        /// The hook, as in `on_retry`.
+        hook: &'static str,
+        /// What it panicked with.
+        message: Arc<str>,
+    },
 }
 
 /// The source of events. Cheap to clone.
@@ -110,36 +151,50 @@ pub(crate) struct Events {
 
 #[derive(Debug)]
 struct Shared {
-    sender: broadcast::Sender<Event>,
+    /// `None` once the system has stopped.
+    sender: RwLock<Option<broadcast::Sender<Event>>>,
     /// Held while sending, so that subscribers see numbers in order.
     seq: Mutex<u64>,
     restarts: AtomicU64,
+    hook_panics: AtomicU64,
 }
 
 impl Events {
     pub(crate) fn new() -> Self {
         Self {
             shared: Arc::new(Shared {
-                sender: broadcast::Sender::new(KEPT),
+                sender: RwLock::new(Some(broadcast::Sender::new(KEPT))),
                 seq: Mutex::new(0),
                 restarts: AtomicU64::new(0),
+                hook_panics: AtomicU64::new(0),
             }),
         }
     }
 
     /// Publishes what `kind` describes; builds it only if somebody listens.
     pub(crate) fn emit(&self, kind: impl FnOnce() -> EventKind) {
-        if self.shared.sender.receiver_count() == 0 {
+        let sender = self.shared.sender.read();
+        let Some(sender) = sender.as_ref().filter(|s| s.receiver_count() > 0) else {
             return;
-        }
+        };
         let mut seq = self.shared.seq.lock();
         *seq += 1;
         // Err means that the last listener left in between.
-        drop(self.shared.sender.send(Event {
+        drop(sender.send(Event {
             seq: *seq,
             at: Instant::now(),
             kind: kind(),
         }));
+    }
+
+    /// Ends the stream: subscribers read what is left.
+    pub(crate) fn close(&self) {
+        *self.shared.sender.write() = None;
+    }
+
+    /// The source as long as others hold it.
+    pub(crate) fn weak(&self) -> WeakEvents {
+        WeakEvents(Arc::downgrade(&self.shared))
     }
 
     pub(crate) fn restarted(&self) {
@@ -150,10 +205,35 @@ impl Events {
         self.shared.restarts.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn hook_panicked(&self, hook: &'static str, message: &str) {
+        self.shared.hook_panics.fetch_add(1, Ordering::Relaxed);
+        self.emit(|| EventKind::HookPanicked {
+            hook,
+            message: message.into(),
+        });
+    }
+
+    pub(crate) fn hook_panics(&self) -> u64 {
+        self.shared.hook_panics.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn subscribe(&self) -> EventStream {
-        EventStream {
-            receiver: self.shared.sender.subscribe(),
-        }
+        let receiver = match self.shared.sender.read().as_ref() {
+            Some(sender) => sender.subscribe(),
+            // Its only sender is gone with this statement.
+            None => broadcast::Sender::new(1).subscribe(),
+        };
+        EventStream { receiver }
+    }
+}
+
+/// Does not keep the source of events alive.
+#[derive(Debug)]
+pub(crate) struct WeakEvents(Weak<Shared>);
+
+impl WeakEvents {
+    pub(crate) fn upgrade(&self) -> Option<Events> {
+        self.0.upgrade().map(|shared| Events { shared })
     }
 }
 
@@ -176,10 +256,19 @@ pub enum Heard {
 impl EventStream {
     /// Waits for the next event; `None` once the system has stopped. Cancel safe.
     pub async fn next(&mut self) -> Option<Heard> {
-        match self.receiver.recv().await {
-            Ok(event) => Some(Heard::Event(event)),
-            Err(broadcast::error::RecvError::Lagged(lost)) => Some(Heard::Lagged(lost)),
-            Err(broadcast::error::RecvError::Closed) => None,
-        }
+        heard(self.receiver.recv().await)
+    }
+
+    /// As [`EventStream::next`], for a thread of its own.
+    pub(crate) fn next_blocking(&mut self) -> Option<Heard> {
+        heard(self.receiver.blocking_recv())
+    }
+}
+
+fn heard(received: Result<Event, broadcast::error::RecvError>) -> Option<Heard> {
+    match received {
+        Ok(event) => Some(Heard::Event(event)),
+        Err(broadcast::error::RecvError::Lagged(lost)) => Some(Heard::Lagged(lost)),
+        Err(broadcast::error::RecvError::Closed) => None,
     }
 }

@@ -28,6 +28,7 @@ pub mod verdict;
 
 pub mod error;
 pub mod event;
+pub mod hooks;
 pub mod snapshot;
 pub mod supervisor;
 

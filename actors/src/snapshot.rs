@@ -15,8 +15,12 @@ pub struct Snapshot {
     pub breakers: Vec<BreakerSnapshot>,
     /// The callers.
     pub pool: PoolSnapshot,
+    /// The steps.
+    pub steps: StepsSnapshot,
     /// Actors that a supervisor started again.
     pub restarts: u64,
+    /// Hooks' calls that panicked.
+    pub hook_panics: u64,
     /// Whether new calls are refused.
     pub draining: bool,
 }
@@ -59,4 +63,16 @@ pub struct PoolSnapshot {
     pub waiting: usize,
     /// Attempts whose permit has not come back.
     pub in_flight: usize,
+}
+
+/// The steps of agents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StepsSnapshot {
+    /// Steps that are not over.
+    pub running: usize,
+    /// Runs that followed one that returned an error.
+    pub retries: u64,
+    /// Runs that followed a panic, a hang or the loss of an actor.
+    pub restarts: u64,
 }

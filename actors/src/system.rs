@@ -11,36 +11,45 @@
 //! Nobody restarts because a sibling did: addresses follow, and state lives in cells that outlast
 //! their actors.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use futures_util::FutureExt;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::address::Direct;
 use crate::branch::{Branch, restart_events};
-use crate::breaker::{Breaker, BreakerSettings};
 use crate::caller::{self, Attempt, Call, CallContext, CallReport, Finished, Outcome};
 use crate::error::{CallError, Rejected, Rejection, StartError};
 use crate::event::{EventStream, Events, Heard};
 use crate::gauge::Gauge;
-use crate::limiter::Limiter;
-use crate::policy::InvalidPolicy;
-use crate::policy::circuit::{CircuitSettings, Mode};
-use crate::policy::quota::QuotaSettings;
-use crate::policy::retry_budget::RetryBudget;
-use crate::pool::{Hire, Pool};
+use crate::hooks::Hooks;
+use crate::pool::Pool;
 use crate::snapshot::Snapshot;
-use crate::step::{Step, StepHandle, StepRun, StepSettings};
-use crate::supervisor::{RestartKind, Supervisor, SupervisorSettings};
+use crate::step::{FINAL, Step, StepCounts, StepHandle, StepPlan, StepRun, StepSettings};
+use crate::supervisor::{Ended, RestartKind, Supervisor, SupervisorSettings};
+use crate::verdict::Verdict;
+
+mod hire;
+mod registry;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use hire::hire;
+use registry::Registry;
+pub use registry::{Quota, Target};
+pub use settings::{QuotaSpec, SystemSettings, TargetSpec};
+
+/// Numbers targets, callers and steps over all systems of a process, so that names stay unique.
+static NUMBERED: AtomicU64 = AtomicU64::new(0);
+
+fn next_number() -> u64 {
+    NUMBERED.fetch_add(1, Ordering::Relaxed)
+}
 
 /// A running system. Cheap to clone; the tree lives until [`System::stop`] or the runtime's end.
 #[derive(Clone)]
@@ -52,144 +61,14 @@ struct Shared {
     settings: SystemSettings,
     context: Arc<CallContext>,
     root: Supervisor,
-    limiters: Branch,
-    breakers: Branch,
+    registry: Registry,
     callers: Branch,
     steps: Branch,
+    step_counts: StepCounts,
     pool: Pool,
     calls: Gauge,
     draining: AtomicBool,
-    quotas: RwLock<BTreeMap<Arc<str>, Quota>>,
-    targets: RwLock<BTreeMap<Arc<str>, Target>>,
 }
-
-/// How large a system may grow, and its chance.
-#[derive(Debug, Clone, Copy)]
-pub struct SystemSettings {
-    /// Most calls that run at once, each on a caller of its own.
-    pub callers: usize,
-    /// Most calls that wait for a caller. More are refused at once.
-    pub waiting: usize,
-    /// Most targets and quotas. The least recently added ones that nobody holds make room.
-    pub targets: usize,
-    /// Seeds all jitter; none draws it from the operating system.
-    pub seed: Option<u64>,
-}
-
-impl Default for SystemSettings {
-    fn default() -> Self {
-        Self {
-            callers: 4096,
-            waiting: 4096,
-            targets: 1024,
-            seed: None,
-        }
-    }
-}
-
-/// A quota that targets may share.
-#[derive(Debug, Clone)]
-pub struct Quota {
-    limiter: Limiter,
-}
-
-impl Quota {
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &Arc<str> {
-        self.limiter.name()
-    }
-}
-
-/// How a quota is limited and how many calls may wait for it.
-#[derive(Debug, Clone, Copy)]
-pub struct QuotaSpec {
-    /// The buckets.
-    pub settings: QuotaSettings,
-    /// Most calls in its queue. Safe: 0.3 × timeout × the rate that it serves.
-    pub queue_bound: usize,
-}
-
-impl Default for QuotaSpec {
-    fn default() -> Self {
-        Self {
-            settings: QuotaSettings::default(),
-            queue_bound: 10_000,
-        }
-    }
-}
-
-/// How a target is guarded.
-#[derive(Debug, Clone)]
-pub struct TargetSpec {
-    /// The quota that its attempts are charged to; none for unlimited.
-    pub quota: Option<Quota>,
-    /// When its breaker opens and how it probes.
-    pub circuit: CircuitSettings,
-    /// Retries that it bears, as a share of its successes, 0 to 1.
-    pub retry_ratio: f64,
-    /// Most calls that wait for its breaker.
-    pub queue_bound: usize,
-}
-
-impl Default for TargetSpec {
-    fn default() -> Self {
-        Self {
-            quota: None,
-            circuit: CircuitSettings::default(),
-            retry_ratio: 0.3,
-            queue_bound: 10_000,
-        }
-    }
-}
-
-/// A target: where attempts go, with its breaker and its quota. Cheap to clone.
-#[derive(Clone)]
-pub struct Target {
-    inner: Arc<TargetInner>,
-}
-
-struct TargetInner {
-    breaker: Breaker,
-    limiter: Option<Limiter>,
-    added: u64,
-}
-
-impl Target {
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &Arc<str> {
-        self.inner.breaker.name()
-    }
-
-    /// Sets who decides over its breaker: the circuit, or a person against every timer.
-    pub fn force(&self, mode: Mode) {
-        self.inner.breaker.force(mode);
-    }
-
-    pub(crate) fn breaker(&self) -> &Breaker {
-        &self.inner.breaker
-    }
-
-    pub(crate) fn limiter(&self) -> Option<&Limiter> {
-        self.inner.limiter.as_ref()
-    }
-}
-
-impl fmt::Debug for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Target").field(self.name()).finish()
-    }
-}
-
-/// Names the n-th target or caller over all systems of a process, so that names stay unique.
-static ADDED: AtomicU64 = AtomicU64::new(0);
-
-/// First retries that a new target has, before any success.
-const FIRST_RETRIES: u32 = 10;
-
-/// Retries a second that a target always bears, so that a quiet one can be retried at all.
-const RETRY_FLOOR: f64 = 1.0;
 
 impl System {
     /// Starts the tree on the current tokio runtime.
@@ -198,8 +77,7 @@ impl System {
     ///
     /// [`StartError`] when a setting is out of range or an actor does not start.
     pub async fn start(settings: SystemSettings) -> Result<Self, StartError> {
-        check("system.callers", settings.callers, "1 to 1000000")?;
-        check("system.targets", settings.targets, "1 to 1000000")?;
+        settings.check()?;
         let events = Events::new();
         let seed = settings.seed.unwrap_or_else(rand::random);
         let context = Arc::new(CallContext {
@@ -207,8 +85,7 @@ impl System {
             in_flight: Gauge::default(),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
         });
-        let limiters = Branch::new("limiters", events.clone());
-        let breakers = Branch::new("breakers", events.clone());
+        let registry = Registry::new(events.clone(), settings.targets, seed);
         let callers = Branch::new("callers", events.clone());
         let steps = Branch::new("steps", events.clone());
         let pool = Pool::new(
@@ -220,7 +97,8 @@ impl System {
         let root = SupervisorSettings::new("seawall")
             .seed(seed)
             .on_event(restart_events("root", events));
-        let branches = [&limiters, &breakers, &callers, &steps].map(|branch| branch.spec(seed));
+        let branches = [registry.limiters(), registry.breakers(), &callers, &steps];
+        let branches = branches.map(|branch| branch.spec(seed));
         let root = Supervisor::start(root, branches.into())
             .await
             .map_err(|error| StartError::Actor(error.to_string()))?;
@@ -228,23 +106,20 @@ impl System {
             seed: Some(seed),
             ..settings
         };
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             settings,
             context,
             root,
-            limiters,
-            breakers,
+            registry,
             callers,
             steps,
+            step_counts: StepCounts::default(),
             pool,
             calls: Gauge::default(),
             draining: AtomicBool::new(false),
-            quotas: RwLock::default(),
-            targets: RwLock::default(),
-        };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        });
+        shared.watch_root();
+        Ok(Self { shared })
     }
 
     /// The quota of this name, made as `spec` says if it is new.
@@ -253,44 +128,13 @@ impl System {
     ///
     /// [`StartError`] when a setting is out of range, or the system is full or has stopped.
     pub async fn quota(&self, name: &str, spec: QuotaSpec) -> Result<Quota, StartError> {
-        if let Some(quota) = self.shared.quotas.read().get(name) {
-            return Ok(quota.clone());
-        }
-        let quota = {
-            let mut quotas = self.shared.quotas.write();
-            if let Some(quota) = quotas.get(name) {
-                return Ok(quota.clone());
-            }
-            if quotas.len() >= self.shared.settings.targets {
-                return Err(StartError::TooMany(self.shared.settings.targets));
-            }
-            let events = self.shared.context.events.clone();
-            let limiter = Limiter::new(name.into(), spec.settings, spec.queue_bound, events)?;
-            quotas.insert(
-                name.into(),
-                Quota {
-                    limiter: limiter.clone(),
-                },
-            );
-            Quota { limiter }
-        };
-        let (actor, address) = (quota.limiter.clone(), quota.limiter.clone());
-        self.shared
-            .limiters
-            .add(
-                name,
-                RestartKind::Permanent,
-                move || actor.actor(),
-                move |r| address.publish(r),
-            )
-            .await?;
-        Ok(quota)
+        self.shared.registry.quota(name, spec).await
     }
 
     /// The target of this name, if there is one.
     #[must_use]
     pub fn known_target(&self, name: &str) -> Option<Target> {
-        self.shared.targets.read().get(name).cloned()
+        self.shared.registry.known_target(name)
     }
 
     /// The target of this name, made as `spec` says if it is new.
@@ -303,76 +147,7 @@ impl System {
         name: &str,
         spec: impl FnOnce() -> TargetSpec,
     ) -> Result<Target, StartError> {
-        if let Some(target) = self.shared.targets.read().get(name) {
-            return Ok(target.clone());
-        }
-        self.make_room().await?;
-        let target = {
-            let mut targets = self.shared.targets.write();
-            if let Some(target) = targets.get(name) {
-                return Ok(target.clone());
-            }
-            let target = self.new_target(name, spec())?;
-            targets.insert(name.into(), target.clone());
-            target
-        };
-        let (actor, address) = (target.breaker().clone(), target.breaker().clone());
-        self.shared
-            .breakers
-            .add(
-                name,
-                RestartKind::Permanent,
-                move || actor.actor(),
-                move |r| address.publish(r),
-            )
-            .await?;
-        Ok(target)
-    }
-
-    fn new_target(&self, name: &str, spec: TargetSpec) -> Result<Target, InvalidPolicy> {
-        let now = Instant::now();
-        let budget = RetryBudget::new(spec.retry_ratio, FIRST_RETRIES, RETRY_FLOOR, now)?;
-        let mut hasher = DefaultHasher::new();
-        (self.shared.settings.seed, name).hash(&mut hasher);
-        let settings = BreakerSettings {
-            circuit: spec.circuit,
-            budget,
-            queue_bound: spec.queue_bound,
-            seed: hasher.finish(),
-        };
-        let breaker = Breaker::new(name.into(), settings, self.shared.context.events.clone())?;
-        let inner = TargetInner {
-            breaker,
-            limiter: spec.quota.map(|quota| quota.limiter),
-            added: ADDED.fetch_add(1, Ordering::Relaxed),
-        };
-        Ok(Target {
-            inner: Arc::new(inner),
-        })
-    }
-
-    /// Removes the oldest target that nobody holds if the system is full.
-    async fn make_room(&self) -> Result<(), StartError> {
-        let bound = self.shared.settings.targets;
-        let oldest = {
-            let mut targets = self.shared.targets.write();
-            if targets.len() < bound {
-                return Ok(());
-            }
-            let unused = targets
-                .iter()
-                .filter(|(_, t)| Arc::strong_count(&t.inner) == 1);
-            let oldest = unused
-                .min_by_key(|(_, t)| t.inner.added)
-                .map(|(name, _)| name.clone());
-            let Some(oldest) = oldest else {
-                return Err(StartError::TooMany(bound));
-            };
-            targets.remove(&oldest);
-            oldest
-        };
-        self.shared.breakers.remove(&oldest).await;
-        Ok(())
+        self.shared.registry.target(name, spec).await
     }
 
     /// Runs a call: asks breaker and limiter, makes attempts, retries and falls from rung to rung
@@ -408,7 +183,7 @@ impl System {
     }
 
     /// Starts one step of an agent: `work` is run, and run again after a panic, a hang or the loss
-    /// of its actor, within the step's own budget and deadline.
+    /// of its actor, within the step's own budget and deadline. An error of its is the step's end.
     ///
     /// # Errors
     ///
@@ -424,14 +199,43 @@ impl System {
         T: Send + 'static,
         E: Send + 'static,
     {
-        let name = ADDED.fetch_add(1, Ordering::Relaxed).to_string();
-        let branch = self.shared.steps.clone();
-        let work = Arc::new(move |run| work(run).boxed());
-        let (step, handle) = Step::new(name.clone(), settings, branch, work);
-        self.shared
-            .steps
-            .add(&name, RestartKind::Transient, move || step.actor(), |_| {})
-            .await?;
+        self.spawn_judged_step(settings, |_| FINAL, work).await
+    }
+
+    /// Starts one step of an agent whose errors are judged: `work` is also run again after an
+    /// error of which `judge` says that it may pass *here*, as [`StepSettings::retry`] allows, and
+    /// not before the verdict's hint.
+    ///
+    /// A judge that panics counts as a run that did.
+    ///
+    /// # Errors
+    ///
+    /// As [`System::spawn_step`].
+    pub async fn spawn_judged_step<T, E, J, F, Fut>(
+        &self,
+        settings: StepSettings,
+        judge: J,
+        work: F,
+    ) -> Result<StepHandle<T, E>, StartError>
+    where
+        J: Fn(&E) -> Verdict + Send + Sync + 'static,
+        F: Fn(StepRun) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        let shared = &self.shared;
+        let child = next_number().to_string();
+        let plan = StepPlan {
+            settings,
+            judge: Arc::new(judge),
+            work: Arc::new(move |run| work(run).boxed()),
+        };
+        let of = (Arc::clone(&shared.context), shared.step_counts.clone());
+        let (step, handle) = Step::new(&child, plan, shared.steps.clone(), of);
+        let actor = move || step.actor();
+        let kind = RestartKind::Transient;
+        shared.steps.add(&child, kind, actor, |_| {}).await?;
         Ok(handle)
     }
 
@@ -441,19 +245,23 @@ impl System {
         self.shared.context.events.subscribe()
     }
 
-    /// Calls `hook` with everything that happens from here on, from a task of its own that ends
-    /// with the system. A slow hook misses events, and is told how many; it slows no call.
-    pub fn on_event(&self, hook: impl Fn(Heard) + Send + 'static) {
-        let mut events = self.events();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "ends when the last event sender is gone"
-        )]
-        tokio::spawn(async move {
-            while let Some(heard) = events.next().await {
-                hook(heard);
-            }
-        });
+    /// Calls these hooks with what happens from here on, from a thread of their own that ends with
+    /// the system. However long they take, no call waits for them.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Thread`] when the operating system has no thread to give.
+    pub fn hook(&self, hooks: Hooks) -> Result<(), StartError> {
+        hooks.start(&self.shared.context.events)
+    }
+
+    /// Calls one hook with everything; as [`System::hook`].
+    ///
+    /// # Errors
+    ///
+    /// As [`System::hook`].
+    pub fn on_event(&self, hook: impl FnMut(&Heard) + Send + 'static) -> Result<(), StartError> {
+        self.hook(Hooks::new().on_event(hook))
     }
 
     /// What every actor shows at this moment.
@@ -461,20 +269,12 @@ impl System {
     pub fn snapshot(&self) -> Snapshot {
         let shared = &self.shared;
         Snapshot {
-            limiters: shared
-                .quotas
-                .read()
-                .values()
-                .map(|q| q.limiter.snapshot())
-                .collect(),
-            breakers: shared
-                .targets
-                .read()
-                .values()
-                .map(|t| t.breaker().snapshot())
-                .collect(),
+            limiters: shared.registry.limiter_snapshots(),
+            breakers: shared.registry.breaker_snapshots(),
             pool: shared.pool.snapshot(),
+            steps: shared.step_counts.snapshot(),
             restarts: shared.context.events.restarts(),
+            hook_panics: shared.context.events.hook_panics(),
             draining: shared.draining.load(Ordering::Acquire),
         }
     }
@@ -521,14 +321,15 @@ impl System {
     fn branches(&self) -> [(&'static str, &Branch); 4] {
         let shared = &self.shared;
         [
-            ("limiters", &shared.limiters),
-            ("breakers", &shared.breakers),
+            ("limiters", shared.registry.limiters()),
+            ("breakers", shared.registry.breakers()),
             ("callers", &shared.callers),
             ("steps", &shared.steps),
         ]
     }
 
-    /// Takes no new calls and waits until those under way have ended, streams included.
+    /// Takes no new calls, those of steps included, and waits until those under way have ended, streams
+    /// included.
     ///
     /// `false` when some were still under way at `deadline`. Cancel safe; the refusal stays.
     pub async fn drain(&self, deadline: Instant) -> bool {
@@ -540,25 +341,61 @@ impl System {
         timeout_at(deadline, idle).await.is_ok()
     }
 
-    /// Stops the tree in reverse order: callers, breakers, limiters. Calls still under way end
-    /// with [`Rejection::Stopped`]; [`System::drain`] first to let them finish.
+    /// Stops the tree in reverse order: steps, callers, breakers, limiters. Calls and steps still
+    /// under way end as stopped; [`System::drain`] first to let the calls finish.
     pub async fn stop(&self) {
-        self.shared.draining.store(true, Ordering::Release);
-        self.shared.pool.close();
-        let targets: Vec<_> = self.shared.targets.read().values().cloned().collect();
-        let quotas: Vec<_> = self.shared.quotas.read().values().cloned().collect();
-        for target in targets {
-            target.breaker().close();
-        }
-        for quota in quotas {
-            quota.limiter.close();
-        }
+        self.shared.refuse();
         self.shared.root.stop("stopped").await;
+        self.shared.end();
     }
 
     /// Resolves when the tree has ended, with the reason if it failed.
-    pub async fn ended(&self) -> crate::supervisor::Ended {
+    pub async fn ended(&self) -> Ended {
         self.shared.root.wait().await
+    }
+}
+
+#[cfg(test)]
+impl System {
+    /// The source of events, for tests that make them.
+    pub(crate) fn shared_events(&self) -> &Events {
+        &self.shared.context.events
+    }
+}
+
+impl Shared {
+    /// Ends what waits for the tree when the tree ends, also when it failed by itself.
+    fn watch_root(self: &Arc<Self>) {
+        let (root, shared) = (self.root.clone(), Arc::downgrade(self));
+        #[expect(clippy::disallowed_methods, reason = "ends with the tree")]
+        tokio::spawn(async move {
+            root.wait().await;
+            if let Some(shared) = shared.upgrade() {
+                shared.refuse();
+                shared.end();
+            }
+        });
+    }
+
+    /// Refuses calls: new ones, and those that wait.
+    fn refuse(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.pool.close();
+        self.registry.close();
+    }
+
+    /// Ends the steps, and the events behind them.
+    fn end(&self) {
+        let registry = &self.registry;
+        for branch in [
+            &self.steps,
+            &self.callers,
+            registry.breakers(),
+            registry.limiters(),
+        ] {
+            branch.close();
+        }
+        self.context.events.close();
     }
 }
 
@@ -567,14 +404,6 @@ impl fmt::Debug for System {
         f.debug_struct("System")
             .field("settings", &self.shared.settings)
             .finish_non_exhaustive()
-    }
-}
-
-fn check(field: &'static str, value: usize, allowed: &'static str) -> Result<(), InvalidPolicy> {
-    if (1..=1_000_000).contains(&value) {
-        Ok(())
-    } else {
-        Err(InvalidPolicy::new(field, value, allowed))
     }
 }
 
@@ -588,50 +417,3 @@ fn refused<T, E>(rejected: Rejected) -> Finished<T, E> {
         report,
     }
 }
-
-/// How long a branch that is being restarted may take to have room for one more caller.
-const HIRE_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Pause before a branch that is down is asked again.
-const HIRE_AGAIN: Duration = Duration::from_millis(5);
-
-/// Starts callers on the branch, also while it is being restarted.
-fn hire(callers: Branch) -> Hire {
-    Box::new(move |pool: Pool| {
-        let callers = callers.clone();
-        async move {
-            let patience = Instant::now() + HIRE_PATIENCE;
-            loop {
-                let name = ADDED.fetch_add(1, Ordering::Relaxed).to_string();
-                let (found, arrival) = oneshot::channel();
-                let (found, actor) = (Mutex::new(Some(found)), pool.clone());
-                let added = callers
-                    .add(
-                        &name,
-                        RestartKind::Temporary,
-                        move || actor.caller(),
-                        move |caller| {
-                            if let Some(found) = found.lock().take() {
-                                // Err means that the call has left.
-                                drop(found.send(Direct::new(caller.clone())));
-                            }
-                        },
-                    )
-                    .await;
-                if added.is_ok()
-                    && let Ok(caller) = arrival.await
-                {
-                    return Ok(caller);
-                }
-                if Instant::now() >= patience {
-                    return Err(Rejected::new(Rejection::Stopped));
-                }
-                tokio::time::sleep(HIRE_AGAIN).await;
-            }
-        }
-        .boxed()
-    })
-}
-
-#[cfg(test)]
-mod tests;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use seawall_actors::hooks::Hooks;
 use seawall_actors::system::{System, SystemSettings};
 
 use super::stream_ends::StreamEnds;
@@ -22,6 +23,7 @@ pub struct Builder {
     config: Option<Config>,
     transport: Option<Arc<dyn Transport>>,
     system: SystemSettings,
+    hooks: Hooks,
 }
 
 impl Builder {
@@ -46,6 +48,14 @@ impl Builder {
         self
     }
 
+    /// Sets what is called when a call is retried, waits or falls, a breaker or a step changes, or
+    /// an actor is restarted.
+    #[must_use]
+    pub fn hooks(mut self, hooks: Hooks) -> Self {
+        self.hooks = hooks;
+        self
+    }
+
     /// Seeds all jitter, so that a run can be repeated.
     #[must_use]
     pub const fn seed(mut self, seed: u64) -> Self {
@@ -57,18 +67,21 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`StartError`] when the environment can't be used, a setting is out of range, or TLS can't
-    /// be set up.
+    /// [`StartError`] when the environment can't be used, a setting is out of range, TLS can't be
+    /// set up, or there is no thread for the hooks.
     pub async fn start(self) -> Result<Seawall, StartError> {
         let config = match self.config {
             Some(config) => config,
             None => Config::without_file(&Overrides::default())?,
         };
-        let system = System::start(self.system).await?;
         let (transport, transports) = match self.transport {
             Some(transport) => (transport, BTreeMap::new()),
             None => http(&config)?,
         };
+        let system = System::start(self.system).await?;
+        if !self.hooks.is_empty() {
+            system.hook(self.hooks)?;
+        }
         let shared = Shared {
             config,
             system,
@@ -103,6 +116,7 @@ impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("config", &self.config)
+            .field("hooks", &self.hooks)
             .finish_non_exhaustive()
     }
 }

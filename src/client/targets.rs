@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use seawall_actors::error::{Rejected, Rejection, StartError};
 use seawall_actors::policy::circuit::CircuitSettings;
 use seawall_actors::policy::quota::QuotaSettings;
 use seawall_actors::system::{QuotaSpec, System, Target, TargetSpec};
@@ -66,7 +67,11 @@ impl Targets {
         }
         let quota = quota_name(settings, endpoint, model, credential);
         let target = self.target(shared, &full, settings, quota).await;
-        let target = target.map_err(|error| Error::Panicked(error.to_string()))?;
+        let target = target.map_err(|error| match error {
+            StartError::Invalid(invalid) => Error::Invalid(invalid),
+            StartError::Stopped => Error::Refused(Rejected::new(Rejection::Stopped)),
+            other => Error::NoTarget(other),
+        })?;
         Ok((target, self.expectation(&full)))
     }
 
@@ -76,7 +81,7 @@ impl Targets {
         full: &str,
         settings: &config::Target,
         quota: Option<String>,
-    ) -> Result<Target, seawall_actors::error::StartError> {
+    ) -> Result<Target, StartError> {
         let system: &System = &shared.system;
         if let Some(target) = system.known_target(full) {
             return Ok(target);

@@ -37,8 +37,12 @@ mod stacked_retries;
 #[cfg(test)]
 mod stale_connections;
 #[cfg(test)]
+mod steps;
+#[cfg(test)]
 mod throttling;
 #[cfg(test)]
 mod token_settlement;
+#[cfg(test)]
+mod traps;
 #[cfg(test)]
 mod window_bound;

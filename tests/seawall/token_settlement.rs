@@ -230,7 +230,7 @@ fn mean(max_tokens: u64, settlement: Settlement) -> Outcome {
 
 /// Trap 34: a reservation that is never settled.
 #[test]
-fn without_refund_most_of_the_quota_is_wasted() {
+fn trap_34_without_refund_most_of_the_quota_is_wasted() {
     for (max_tokens, rate, used) in [
         (1_000, 49.9, 0.686),
         (4_000, 20.0, 0.278),

@@ -54,7 +54,7 @@ fn fullest(admitted: &[Instant]) -> usize {
 
 /// Trap 39.
 #[test]
-fn the_greediest_client_reaches_the_bound_and_no_more() {
+fn trap_39_the_greediest_client_reaches_the_bound_and_no_more() {
     for (burst, most) in [(100, 199), (10, 109), (1, 100)] {
         let start = Instant::now();
         let mut quota = quota(burst, start);

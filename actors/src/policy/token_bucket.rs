@@ -213,7 +213,7 @@ mod tests {
 
     /// Trap 19: absurd clocks and numbers give finite waits.
     #[test]
-    fn absurd_numbers_neither_overflow_nor_promise_absurd_instants() {
+    fn trap_19_absurd_numbers_neither_overflow_nor_promise_absurd_instants() {
         let now = Instant::now();
         let mut bucket = TokenBucket::new(1, u64::MAX, now).unwrap();
         for _ in 0..4 {
@@ -303,7 +303,7 @@ mod tests {
 
         /// Trap 39: the burst and one rate's worth of tokens, and nothing more.
         #[test]
-        fn no_window_admits_more_than_its_refill_and_one_burst(
+        fn trap_39_no_window_admits_more_than_its_refill_and_one_burst(
             per_minute in 1_u64..100_000,
             burst in 1_u64..500,
             arrivals in prop::collection::vec((0_u64..2_000_000_000, 1_u64..600), 1..120),

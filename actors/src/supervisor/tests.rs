@@ -240,7 +240,7 @@ const PATIENT: Intensity = Intensity {
 };
 
 #[tokio::test(start_paused = true)]
-async fn a_child_terminated_during_its_backoff_does_not_come_back() {
+async fn trap_56_a_child_terminated_during_its_backoff_does_not_come_back() {
     let lab = Lab::default();
     let supervisor = lab.start(Strategy::OneForOne, &["a", "b"]).await;
     lab.tell("a", Do::Panic);
@@ -259,7 +259,7 @@ async fn a_child_terminated_during_its_backoff_does_not_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_reused_during_a_backoff_belongs_to_the_new_child_alone() {
+async fn trap_56_a_name_reused_during_a_backoff_belongs_to_the_new_child_alone() {
     let lab = Lab::default();
     let supervisor = lab.start(Strategy::OneForOne, &["sibling"]).await;
     supervisor
@@ -289,7 +289,7 @@ async fn a_name_reused_during_a_backoff_belongs_to_the_new_child_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn four_children_that_crash_together_are_restarted_together_once() {
+async fn trap_56_four_children_that_crash_together_are_restarted_together_once() {
     let lab = Lab::default();
     let names = ["a", "b", "c", "d"];
     let supervisor = lab.start(Strategy::OneForAll, &names).await;
@@ -335,18 +335,18 @@ async fn one_for_all_with_a_sibling_busy_for(busy: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_for_all_waits_for_a_sibling_30_ms_in_its_handler() {
+async fn trap_56_one_for_all_waits_for_a_sibling_30_ms_in_its_handler() {
     one_for_all_with_a_sibling_busy_for(ms(30)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_for_all_survives_a_sibling_busy_for_seconds() {
+async fn trap_56_one_for_all_survives_a_sibling_busy_for_seconds() {
     one_for_all_with_a_sibling_busy_for(ms(100)).await;
     one_for_all_with_a_sibling_busy_for(ms(4_000)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_runs_every_post_stop_in_reverse_start_order() {
+async fn trap_56_shutdown_runs_every_post_stop_in_reverse_start_order() {
     let lab = Lab::default();
     let supervisor = lab.start(Strategy::OneForOne, &["a", "b", "c"]).await;
     // The last is the slowest: a parallel shutdown would end it last.
@@ -617,7 +617,7 @@ async fn a_supervisor_that_gives_up_first_stops_the_siblings_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn children_spend_only_their_own_restarts() {
+async fn trap_54_children_spend_only_their_own_restarts() {
     let lab = Lab::default();
     let names = ["a", "b", "c"];
     let two = Intensity {

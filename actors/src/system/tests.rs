@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::time::Duration;
 
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -10,12 +11,15 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::caller::Rung;
-use crate::event::EventKind;
+use crate::event::{EventKind, Heard};
 use crate::policy::circuit::State;
-use crate::policy::quota::Cost;
+use crate::policy::quota::{Cost, QuotaSettings};
 use crate::policy::retry::Retry;
 use crate::policy::wait_queue::Priority;
+use crate::step::StepError;
 use crate::verdict::{Again, Blame, Verdict};
+
+mod traps;
 
 const OVERLOADED: Verdict = Verdict::new("overloaded", Blame::Target, Again::Here);
 const INVALID: Verdict = Verdict::new("invalid", Blame::Caller, Again::Never);
@@ -236,24 +240,18 @@ async fn a_caller_that_leaves_stops_the_attempt_and_frees_everything() {
     assert_eq!(snapshot.breakers[0].circuit.state, State::Closed);
 }
 
-#[tokio::test(start_paused = true)]
-async fn killing_actors_at_random_loses_leaks_and_doubles_nothing() {
-    let system = system().await;
+/// Three targets on one quota.
+async fn three_targets(system: &System) -> Vec<Target> {
     let settings = QuotaSettings {
         requests_per_minute: Some(60_000),
         input_per_minute: Some(100_000_000),
         ..QuotaSettings::default()
     };
-    let quota = system
-        .quota(
-            "q",
-            QuotaSpec {
-                settings,
-                ..QuotaSpec::default()
-            },
-        )
-        .await
-        .unwrap();
+    let spec = QuotaSpec {
+        settings,
+        ..QuotaSpec::default()
+    };
+    let quota = system.quota("q", spec).await.unwrap();
     let mut targets = Vec::new();
     for name in ["a", "b", "c"] {
         let spec = TargetSpec {
@@ -262,11 +260,14 @@ async fn killing_actors_at_random_loses_leaks_and_doubles_nothing() {
         };
         targets.push(system.target(name, || spec).await.unwrap());
     }
-    let made = Arc::new(Mutex::new(Vec::new()));
+    targets
+}
+
+/// One call a tenth of a second. Each attempt that was made leaves its number.
+fn load(system: &System, targets: &[Target], made: &Arc<Mutex<Vec<u64>>>) -> JoinSet<()> {
     let mut calls = JoinSet::new();
-    let load = 10_000_u64;
-    for n in 0..load {
-        let (system, made) = (system.clone(), Arc::clone(&made));
+    for n in 0..10_000_u64 {
+        let (system, made) = (system.clone(), Arc::clone(made));
         let target = targets[usize::try_from(n % 3).unwrap()].clone();
         calls.spawn(async move {
             sleep(Duration::from_millis(n * 100)).await;
@@ -283,25 +284,89 @@ async fn killing_actors_at_random_loses_leaks_and_doubles_nothing() {
             assert_eq!(finished.result.unwrap(), n);
         });
     }
+    calls
+}
+
+/// One step a second, with a call of its own. Each that was answered leaves its number.
+fn steps(system: &System, targets: &[Target], stepped: &Arc<Mutex<Vec<u64>>>) -> JoinSet<()> {
+    let mut steps = JoinSet::new();
+    for n in 0..1000_u64 {
+        let (system, stepped) = (system.clone(), Arc::clone(stepped));
+        let target = targets[usize::try_from(n % 3).unwrap()].clone();
+        steps.spawn(async move {
+            sleep(Duration::from_secs(n)).await;
+            let settings = StepSettings {
+                deadline: MINUTE * 10,
+                run_timeout: MINUTE * 10,
+                restarts: 100,
+                ..StepSettings::default()
+            };
+            let own = system.clone();
+            let work = move |_| {
+                let (system, target) = (own.clone(), target.clone());
+                async move {
+                    let operation = move |_| async move {
+                        sleep(Duration::from_millis(800)).await;
+                        Outcome::<u64, ()>::ok(n)
+                    };
+                    let finished = system.call(call_to(&[&target], MINUTE), operation).await;
+                    sleep(Duration::from_secs(10)).await;
+                    finished.result
+                }
+            };
+            let step = system.spawn_step(settings, work).await.unwrap();
+            assert_eq!(step.join().await.unwrap(), n);
+            stepped.lock().push(n);
+        });
+    }
+    steps
+}
+
+/// Kills any actor a thousand times. Says how often it was a step, or all of them.
+async fn kill_at_random(system: &System) -> u32 {
     let mut rng = StdRng::seed_from_u64(11);
-    let mut killed = 0;
+    let (mut killed, mut steps) = (0, 0);
     while killed < 1000 {
         sleep(Duration::from_millis(rng.random_range(500..1500))).await;
         let actors = system.actors();
         let actor = actors.choose(&mut rng).unwrap();
         if system.kill(actor) {
             killed += 1;
+            steps += u32::from(actor.starts_with("steps"));
         }
     }
+    steps
+}
+
+#[tokio::test(start_paused = true)]
+async fn killing_actors_at_random_loses_leaks_and_doubles_nothing() {
+    let system = system().await;
+    let targets = three_targets(&system).await;
+    let (made, stepped) = (Arc::default(), Arc::default());
+    let calls = load(&system, &targets, &made);
+    let steps = steps(&system, &targets, &stepped);
+    let killed_steps = kill_at_random(&system).await;
+    assert!(killed_steps > 100, "{killed_steps} kills met steps");
     calls.join_all().await;
+    steps.join_all().await;
     let made = std::mem::take(&mut *made.lock());
     assert_eq!(made.len(), 10_000, "every call was attempted exactly once");
     assert_eq!(made.iter().collect::<HashSet<_>>().len(), 10_000);
+    let mut stepped = std::mem::take(&mut *stepped.lock());
+    stepped.sort_unstable();
+    assert_eq!(stepped, (0..1000).collect::<Vec<_>>(), "one answer a step");
     sleep(MINUTE).await;
     let snapshot = system.snapshot();
     assert_eq!(snapshot.pool.in_flight, 0);
     assert_eq!(snapshot.limiters[0].quota.in_flight, 0);
     assert!(snapshot.restarts > 0);
+    assert_eq!(snapshot.steps.running, 0);
+    assert!(snapshot.steps.restarts > 0);
+    let left = system.actors();
+    assert!(
+        !left.iter().any(|name| name.starts_with("steps/")),
+        "{left:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -376,4 +441,57 @@ async fn a_call_past_its_deadline_ends_there_and_counts_against_its_target() {
     assert_eq!(began.elapsed(), Duration::from_secs(10));
     sleep(Duration::from_millis(1)).await;
     assert_ne!(system.snapshot().breakers[0].circuit.state, State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_setting_out_of_range_is_named_in_the_error() {
+    let system = system().await;
+    let finished = system
+        .call(call_to(&[], MINUTE), |_| async {
+            Outcome::<(), ()>::ok(())
+        })
+        .await;
+    let Err(CallError::Invalid(invalid)) = finished.result else {
+        panic!("{:?}", finished.result)
+    };
+    assert_eq!((invalid.field, invalid.value.as_str()), ("ladder", "0"));
+    assert!(!invalid.allowed.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_system_ends_its_event_streams_and_takes_nothing() {
+    let system = system().await;
+    let mut events = system.events();
+    system.stop().await;
+    assert!(events.next().await.is_none());
+    assert!(system.events().next().await.is_none());
+    let late = system
+        .spawn_step(StepSettings::default(), |_| async { Ok::<_, ()>(()) })
+        .await;
+    assert!(matches!(late, Err(StartError::Stopped)));
+    assert!(system.quota("q", QuotaSpec::default()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tree_that_fails_by_itself_ends_steps_calls_and_events() {
+    let system = system().await;
+    let mut events = system.events();
+    let step = system
+        .spawn_step(StepSettings::default(), |_| {
+            std::future::pending::<Result<(), ()>>()
+        })
+        .await
+        .unwrap();
+    // One failure more than the root bears within its window.
+    for _ in 0..6 {
+        while !system.kill("breakers") {
+            sleep(Duration::from_millis(1)).await;
+        }
+        sleep(Duration::from_secs(4)).await;
+    }
+    system.ended().await;
+    assert!(matches!(step.join().await, Err(StepError::Stopped)));
+    while events.next().await.is_some() {}
+    let target = system.target("t", TargetSpec::default).await;
+    assert!(target.is_err());
 }

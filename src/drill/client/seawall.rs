@@ -9,12 +9,14 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use seawall_actors::error::Rejected;
+use seawall_actors::verdict::{Again, Blame, Verdict};
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{CallPlan, Client, Ended, Endpoint, Wiring};
 use crate::client::Seawall as Runtime;
-use crate::client::ask::{Ask, ReplyBody};
+use crate::client::ask::{Ask, ReplyBody, ReplyStream};
+use crate::client::step::{StepError, StepFailure, StepSettings};
 use crate::config::{Config, Environment, Overrides};
 use crate::drill::DrillError;
 use crate::drill::scenario::Scenario;
@@ -38,9 +40,6 @@ struct Shared {
     started: OnceCell<Runtime>,
     asked: AtomicU64,
 }
-
-/// A step whose call failed is taken again this often, as an agent's supervisor would.
-const STEP_RESTARTS: u32 = 3;
 
 impl Seawall {
     /// A client on the drill's transport, with the scenario's ladder, limits and deadline.
@@ -124,28 +123,68 @@ impl Shared {
 
     async fn call(&self, plan: &CallPlan) -> Ended {
         let Some(runtime) = self.runtime().await else {
-            return Ended::Failed { why: "start" };
+            return NOT_STARTED;
         };
+        match self.call_on(runtime, plan).await {
+            Ok(rung) => Ended::Answered { rung },
+            Err(missed) => missed.ended,
+        }
+    }
+
+    /// Makes a call. Says which rung answered.
+    async fn call_on(&self, runtime: &Runtime, plan: &CallPlan) -> Result<usize, Missed> {
         let request = plan.request(&self.endpoint, plan.model());
         self.asked.fetch_add(1, Ordering::Relaxed);
-        match runtime
-            .forward(Ask::messages(request.headers, request.body))
-            .await
-        {
-            Ok(reply) => {
-                let rung = reply
-                    .report
-                    .rung
-                    .trim_start_matches("rung")
-                    .parse()
-                    .unwrap_or(0);
-                match reply.body {
-                    ReplyBody::Whole(_) => Ended::Answered { rung },
-                    ReplyBody::Stream(stream) => read(stream, rung).await,
-                }
-            }
-            Err(error) => ended(&error),
+        let ask = Ask::messages(request.headers, request.body);
+        let reply = runtime.forward(ask).await.map_err(|error| Missed {
+            ended: ended(&error),
+            verdict: error.verdict(),
+        })?;
+        let rung = reply.report.rung.trim_start_matches("rung");
+        let rung = rung.parse().unwrap_or(0);
+        match reply.body {
+            ReplyBody::Whole(_) => Ok(rung),
+            ReplyBody::Stream(stream) => read(stream).await.map(|()| rung),
         }
+    }
+
+    /// Makes a call as a supervised step.
+    async fn run_step(self: Arc<Self>, plan: CallPlan) -> Ended {
+        let Some(runtime) = self.runtime().await else {
+            return NOT_STARTED;
+        };
+        let settings = StepSettings {
+            deadline: plan.deadline,
+            run_timeout: plan.deadline,
+            ..StepSettings::default()
+        };
+        let own = Arc::clone(&self);
+        let work = move |runtime: Runtime, _| {
+            let (own, plan) = (Arc::clone(&own), plan.clone());
+            async move { own.call_on(&runtime, &plan).await }
+        };
+        let Ok(step) = runtime.spawn_step(settings, work).await else {
+            return NOT_STARTED;
+        };
+        match step.cancel_on_drop().join().await {
+            Ok(rung) => Ended::Answered { rung },
+            Err(StepError::Failed(missed)) => missed.ended,
+            Err(_) => Ended::Failed { why: "deadline" },
+        }
+    }
+}
+
+const NOT_STARTED: Ended = Ended::Failed { why: "start" };
+
+/// A call that was not answered: how its caller sees it, and whether a step may make it again.
+struct Missed {
+    ended: Ended,
+    verdict: Verdict,
+}
+
+impl StepFailure for Missed {
+    fn verdict(&self) -> Verdict {
+        self.verdict
     }
 }
 
@@ -163,23 +202,24 @@ fn ended(error: &Error) -> Ended {
     }
 }
 
-async fn read(mut stream: crate::client::ask::ReplyStream, rung: usize) -> Ended {
+async fn read(mut stream: ReplyStream) -> Result<(), Missed> {
+    let missed = |ended, label| Missed {
+        ended,
+        verdict: Verdict::new(label, Blame::Target, Again::Here),
+    };
+    let failed = |why| missed(Ended::Failed { why }, why);
     let (mut decoder, mut watch) = (SseDecoder::new(), StreamWatch::new());
     while let Some(chunk) = stream.next().await {
         let seen = decoder.push(&chunk, |frame| {
             watch.see(frame, jiff::Timestamp::UNIX_EPOCH);
         });
-        if seen.is_err() {
-            return Ended::Failed { why: "malformed" };
-        }
+        seen.map_err(|_| failed("malformed"))?;
     }
     match watch.end() {
-        End::Complete => Ended::Answered { rung },
-        End::Failed => Ended::Failed {
-            why: "stream_error",
-        },
-        End::Truncated => Ended::HalfAnswered,
-        End::Malformed(_) => Ended::Failed { why: "malformed" },
+        End::Complete => Ok(()),
+        End::Failed => Err(failed("stream_error")),
+        End::Truncated => Err(missed(Ended::HalfAnswered, "truncated")),
+        End::Malformed(_) => Err(failed("malformed")),
     }
 }
 
@@ -190,22 +230,7 @@ impl Client for Seawall {
     }
 
     fn run_step(&self, plan: CallPlan) -> BoxFuture<'static, Ended> {
-        let shared = Arc::clone(&self.shared);
-        async move {
-            let deadline = Instant::now() + plan.deadline;
-            let mut restarts = 0;
-            loop {
-                let Ok(ended) = timeout_at(deadline, shared.call(&plan)).await else {
-                    return Ended::Failed { why: "deadline" };
-                };
-                let done = matches!(ended, Ended::Answered { .. });
-                if done || restarts == STEP_RESTARTS {
-                    return ended;
-                }
-                restarts += 1;
-            }
-        }
-        .boxed()
+        Arc::clone(&self.shared).run_step(plan).boxed()
     }
 
     fn asked(&self) -> Option<u64> {

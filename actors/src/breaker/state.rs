@@ -1,0 +1,162 @@
+//! What a breaker's cell holds: the circuit, the retry budget and those who wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+
+use super::ticket::{Outcome, Ticket};
+use super::{Bar, Barred, Breaker, Knock, Note, Reply};
+use crate::policy::circuit::{Admission, Circuit, Pass, Signal, Transition};
+use crate::policy::quota::Cost;
+use crate::policy::retry_budget::RetryBudget;
+use crate::policy::wait_queue::{Entry, WaitQueue};
+
+/// How many of those who wait are looked at for leavers whenever one more comes.
+const SWEEP_AT_ONCE: usize = 4;
+
+#[derive(Debug)]
+pub(super) struct BreakerState {
+    pub(super) circuit: Circuit,
+    pub(super) budget: RetryBudget,
+    pub(super) queue: WaitQueue<Waiter>,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiter {
+    again: bool,
+    reply: Reply,
+}
+
+impl BreakerState {
+    pub(super) fn apply(
+        &mut self,
+        note: Note,
+        now: Instant,
+        rng: &mut StdRng,
+    ) -> Option<Transition> {
+        match note {
+            Note::Ended(outcome) => {
+                if outcome.signal == Signal::Success {
+                    self.budget.on_success(now);
+                }
+                let Outcome {
+                    pass, signal, took, ..
+                } = outcome;
+                let transition = if outcome.overdue {
+                    self.circuit.report_overdue_end(now, pass, signal, took);
+                    None
+                } else {
+                    self.circuit.report(now, pass, signal, took, rng)
+                };
+                if let Some(hint) = outcome.not_before {
+                    self.circuit.hint(now, hint);
+                }
+                transition
+            }
+            Note::Overdue(pass) => self.circuit.overdue(now, pass, rng),
+        }
+    }
+
+    /// Passes, queues or bars one call. Says whose call waits, and for when.
+    pub(super) fn answer(
+        &mut self,
+        knock: Knock,
+        reply: Reply,
+        now: Instant,
+        breaker: &Breaker,
+    ) -> Option<(Arc<str>, Option<Instant>)> {
+        self.circuit.poll(now);
+        let waiter = Waiter {
+            again: knock.again,
+            reply,
+        };
+        let mut until = None;
+        if self.queue.is_empty() {
+            match self.circuit.admit(now) {
+                Admission::Pass(pass) => {
+                    self.hand_over(waiter, pass, now, breaker);
+                    return None;
+                }
+                Admission::Wait { until: due } => until = due,
+            }
+        }
+        if knock.until <= now {
+            self.circuit.demand(now, self.queue.len(), knock.elsewhere);
+            bar(waiter, Bar::Open, until);
+            return None;
+        }
+        drop(
+            self.queue
+                .sweep(SWEEP_AT_ONCE, |waiter| waiter.reply.is_closed()),
+        );
+        let entry = Entry {
+            priority: knock.priority,
+            deadline: knock.until,
+            cost: Cost::ZERO,
+            item: waiter,
+        };
+        match self.queue.push(entry, now) {
+            Ok(_) => {
+                self.circuit.demand(now, self.queue.len(), false);
+                Some((knock.call, until.or_else(|| self.circuit.next_event())))
+            }
+            Err(waiter) => {
+                bar(waiter, Bar::Full, until);
+                None
+            }
+        }
+    }
+
+    fn hand_over(&mut self, waiter: Waiter, pass: Pass, now: Instant, breaker: &Breaker) {
+        if waiter.again && !self.budget.try_spend(now) {
+            self.circuit.release(now, pass);
+            return bar(waiter, Bar::Budget, None);
+        }
+        // An asker that has left drops the ticket, and so gives the pass back.
+        drop(waiter.reply.send(Ok(Ticket::new(breaker.clone(), pass))));
+    }
+
+    /// Lets pass whom the circuit lets pass. Says when to look again.
+    pub(super) fn serve(
+        &mut self,
+        now: Instant,
+        breaker: &Breaker,
+    ) -> (Option<Transition>, Option<Instant>) {
+        let transition = self.circuit.poll(now);
+        for late in self.queue.expire(now) {
+            let due = self.circuit.next_event();
+            bar(late, Bar::Open, due);
+        }
+        while let Some(first) = self.queue.first() {
+            if first.item.reply.is_closed() {
+                self.queue.pop_first();
+                continue;
+            }
+            let Admission::Pass(pass) = self.circuit.admit(now) else {
+                break;
+            };
+            match self.queue.pop_first() {
+                Some(waiting) => self.hand_over(waiting.item, pass, now, breaker),
+                None => self.circuit.release(now, pass),
+            }
+        }
+        if !self.queue.is_empty() {
+            self.circuit.demand(now, self.queue.len(), false);
+        }
+        let next = [self.circuit.next_event(), self.queue.next_deadline()];
+        // Timers have a resolution of 1 ms; an alarm for this very moment would only spin.
+        let next = next
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| at.max(now + Duration::from_millis(1)));
+        (transition, next)
+    }
+}
+
+fn bar(waiter: Waiter, why: Bar, until: Option<Instant>) {
+    // Err means that the asker has left.
+    drop(waiter.reply.send(Err(Barred { why, until })));
+}
