@@ -42,6 +42,7 @@ mod builder;
 mod exchange;
 mod expectation;
 mod fixed;
+pub mod message_stream;
 mod opening;
 mod reply_stream;
 mod resume;
@@ -146,7 +147,7 @@ impl Seawall {
             .route_for(ask.route.as_deref(), model)
             .ok_or_else(|| Error::UnknownRoute(ask.route.clone().unwrap_or_default()))?;
         let (exchange, rungs) = self.prepare(started, &ask, view.as_ref(), route).await?;
-        let call = self.call(&exchange, &ask, route, rungs)?;
+        let call = Self::plan(&exchange, &ask, route, rungs)?;
         Ok((Arc::new(exchange), call))
     }
 
@@ -200,8 +201,8 @@ impl Seawall {
         self.shared.system.stop().await;
     }
 
-    fn call(
-        &self,
+    /// How the call may go: its deadline, its place in queues and its retries.
+    fn plan(
         exchange: &Exchange,
         ask: &Ask,
         route: &Route,
