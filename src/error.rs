@@ -92,9 +92,10 @@ impl Error {
         match self {
             Self::Provider { status, .. } => *status,
             Self::Unanswered { judged, .. } | Self::Interrupted { judged, .. } => {
-                match judged.verdict.blame {
-                    Blame::Target => StatusCode::GATEWAY_TIMEOUT,
-                    _ => StatusCode::BAD_GATEWAY,
+                if is_timeout(judged) {
+                    StatusCode::GATEWAY_TIMEOUT
+                } else {
+                    StatusCode::BAD_GATEWAY
                 }
             }
             Self::Refused(rejected) => match rejected.why {
@@ -125,9 +126,10 @@ impl Error {
                 _ => "overloaded_error",
             },
             Self::Unanswered { judged, .. } | Self::Interrupted { judged, .. } => {
-                match judged.verdict.blame {
-                    Blame::Target => "timeout_error",
-                    _ => "api_error",
+                if is_timeout(judged) {
+                    "timeout_error"
+                } else {
+                    "api_error"
                 }
             }
             Self::NoTarget(_) => "overloaded_error",

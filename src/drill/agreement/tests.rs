@@ -210,7 +210,7 @@ fn every_number_that_is_tampered_with_is_found() {
     for (at, (what, tamper)) in tampered.iter().enumerate() {
         let mut drill = Drill::new();
         tamper(&mut drill);
-        let found = drill.check().unwrap_err();
+        let found = drill.check().expect_err(&format!("{at}: {what}"));
         assert_eq!(&found.what, what, "{at}: {found}");
     }
 }
