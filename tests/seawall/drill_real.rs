@@ -157,7 +157,10 @@ fn a_drill_that_is_stopped_shows_what_it_saw_and_judges_nothing() {
     let seen = &report.scenarios[0];
     let client = &seen.clients[0];
     let (calls, attempts) = (client.score.calls, client.score.attempts);
-    assert!(calls < 3_600 && attempts >= 20, "{calls} calls, {attempts} attempts");
+    assert!(
+        calls < 3_600 && attempts >= 20,
+        "{calls} calls, {attempts} attempts"
+    );
     assert_eq!(client.score.in_flight_at_end, 0);
     assert!(client.agreed > 10, "{}", client.agreed);
     assert_eq!((report.missed().count(), seen.bars_checked()), (0, 0));
