@@ -239,3 +239,74 @@ pub enum StartError {
     #[error("the HTTP transport could not be set up")]
     Transport(#[from] TransportError),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(why: Rejection, retry_after: Option<Duration>) -> Error {
+        let mut rejected = Rejected::new(why);
+        rejected.retry_after = retry_after;
+        Error::Refused(rejected)
+    }
+
+    #[test]
+    fn a_setting_out_of_range_is_named_with_its_value_and_its_range() {
+        let error = Error::from(InvalidPolicy::new("ladder", 17, "1 to 16 rungs"));
+        assert_eq!(
+            error.to_string(),
+            "ladder = 17 is out of range: 1 to 16 rungs"
+        );
+        assert_eq!(error.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(error.verdict().again, Again::Never);
+    }
+
+    #[test]
+    fn what_may_pass_may_be_repeated_and_nothing_else() {
+        let second = Some(Duration::from_secs(1));
+        for (error, blame, again) in [
+            (
+                refused(Rejection::BreakerOpen, second),
+                Blame::Target,
+                Again::Here,
+            ),
+            (
+                refused(Rejection::QuotaExhausted, second),
+                Blame::Quota,
+                Again::Here,
+            ),
+            (
+                refused(Rejection::RetryBudget, second),
+                Blame::Target,
+                Again::Here,
+            ),
+            (
+                refused(Rejection::QueueFull, second),
+                Blame::Target,
+                Again::Here,
+            ),
+            (
+                refused(Rejection::DeadlinePassed, second),
+                Blame::Target,
+                Again::Here,
+            ),
+            (
+                refused(Rejection::Draining, None),
+                Blame::Departed,
+                Again::Never,
+            ),
+            (
+                refused(Rejection::Stopped, None),
+                Blame::Departed,
+                Again::Never,
+            ),
+            (Error::NoCredential, Blame::Credential, Again::Never),
+            (Error::UnknownRoute("x".into()), Blame::Caller, Again::Never),
+            (Error::Panicked("a bug".into()), Blame::Caller, Again::Never),
+        ] {
+            let verdict = error.verdict();
+            assert_eq!((verdict.blame, verdict.again), (blame, again), "{error}");
+            assert_eq!(verdict.not_before, error.retry_after(), "{error}");
+        }
+    }
+}

@@ -165,11 +165,7 @@ impl Breaker {
     pub(crate) async fn knock(&self, knock: Knock) -> Result<Result<Ticket, Barred>, Unanswered> {
         let door = self.shared.open_door.load(Ordering::Acquire);
         if door & 1 == 1 && !knock.again {
-            let pass = Pass {
-                generation: door >> 1,
-                probe: None,
-                ramp: false,
-            };
+            let pass = Pass::plain(door >> 1);
             return Ok(Ok(Ticket::new(self.clone(), pass)));
         }
         // A breaker that is being restarted is not a reason to fail a call that won't wait.
