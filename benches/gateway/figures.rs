@@ -86,7 +86,7 @@ impl Table {
         of: impl Fn(&Sample) -> f64,
     ) {
         let figure = |[_, plain, seawall]: &[f64; 3]| seawall / plain;
-        self.add((name, true), bar, rounds, of, figure);
+        self.add((name, true, bar), rounds, of, figure);
     }
 
     /// What seawall adds to the upstream's value, over what the pass-through adds to it.
@@ -98,7 +98,7 @@ impl Table {
         of: impl Fn(&Sample) -> f64,
     ) {
         let figure = |[direct, plain, seawall]: &[f64; 3]| (seawall - direct) / (plain - direct);
-        self.add((name, true), bar, rounds, of, figure);
+        self.add((name, true, bar), rounds, of, figure);
     }
 
     /// What seawall's value is above the pass-through's.
@@ -110,13 +110,12 @@ impl Table {
         of: impl Fn(&Sample) -> f64,
     ) {
         let figure = |[_, plain, seawall]: &[f64; 3]| seawall - plain;
-        self.add((name, false), bar, rounds, of, figure);
+        self.add((name, false, bar), rounds, of, figure);
     }
 
     fn add(
         &mut self,
-        (name, is_ratio): (&'static str, bool),
-        bar: Bar,
+        (name, is_ratio, bar): (&'static str, bool, Bar),
         rounds: &[Round],
         of: impl Fn(&Sample) -> f64,
         figure: impl Fn(&[f64; 3]) -> f64,

@@ -15,6 +15,7 @@ use crate::{Outcome, upstream};
 pub(crate) enum Kind {
     Whole,
     Stream,
+    ChunkedStream,
     LongStream,
     Held,
 }
@@ -24,6 +25,7 @@ impl Kind {
         match self {
             Self::Whole => upstream::WHOLE,
             Self::Stream => upstream::STREAM,
+            Self::ChunkedStream => upstream::CHUNKED,
             Self::LongStream => upstream::LONG_STREAM,
             Self::Held => upstream::HOLD,
         }

@@ -171,7 +171,7 @@ async fn quiet_answers(stage: &Stage, plan: Plan, table: &mut Table) -> Outcome<
 }
 
 async fn streams(stage: &Stage, plan: Plan, table: &mut Table) -> Outcome<()> {
-    let (mut rounds, mut against_plain) = (Vec::new(), Vec::new());
+    let (mut rounds, mut against_plain, mut chunked) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..plan.rounds {
         let run = |child| sample(child, Kind::Stream, CONNECTIONS, plan.each);
         let direct = run(&stage.upstream).await?;
@@ -180,6 +180,12 @@ async fn streams(stage: &Stage, plan: Plan, table: &mut Table) -> Outcome<()> {
         let seawall = run(&stage.seawall).await?;
         rounds.push([direct.clone(), each, seawall.clone()]);
         against_plain.push([direct, plain, seawall]);
+        let run = |child| sample(child, Kind::ChunkedStream, CONNECTIONS, plan.each);
+        chunked.push([
+            run(&stage.upstream).await?,
+            run(&stage.pass_through).await?,
+            run(&stage.seawall).await?,
+        ]);
     }
     table.row(
         "streams/s, against each frame written on its own",
@@ -187,15 +193,17 @@ async fn streams(stage: &Stage, plan: Plan, table: &mut Table) -> Outcome<()> {
         &rounds,
         |s| s.per_second,
     );
-    table.row("streams/s, 50 events", Bar::None, &against_plain, |s| {
-        s.per_second
-    });
-    table.row(
-        "CPU µs a stream, 50 events",
-        Bar::None,
-        &against_plain,
-        |s| s.cpu_us,
-    );
+    for (name, cpu, rounds) in [
+        ("streams/s", "CPU µs a stream", &against_plain),
+        (
+            "streams/s, a chunk an event",
+            "CPU µs a stream, a chunk an event",
+            &chunked,
+        ),
+    ] {
+        table.row(name, Bar::None, rounds, |s| s.per_second);
+        table.row(cpu, Bar::None, rounds, |s| s.cpu_us);
+    }
     Ok(())
 }
 

@@ -68,7 +68,7 @@ async fn pass(
     uri.authority = Some(authority);
     *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
     match client.request(request).await {
-        Ok(answer) if each => answer.map(|body| Each { body, rest: false }.boxed()),
+        Ok(answer) if each => answer.map(|body| Each::new(body).boxed()),
         Ok(answer) => answer.map(BodyExt::boxed),
         Err(_) => {
             let mut broken = Response::new(Empty::new().map_err(|never| match never {}).boxed());
@@ -78,10 +78,21 @@ async fn pass(
     }
 }
 
-/// A body that is flushed after each of its frames: hyper flushes when a body has to be waited for.
+/// A body of events that is flushed after each: hyper flushes when a body has to be waited for.
 struct Each {
     body: Incoming,
-    rest: bool,
+    rest: Bytes,
+    written: bool,
+}
+
+impl Each {
+    fn new(body: Incoming) -> Self {
+        Self {
+            body,
+            rest: Bytes::new(),
+            written: false,
+        }
+    }
 }
 
 impl Body for Each {
@@ -92,17 +103,26 @@ impl Body for Each {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if std::mem::take(&mut self.rest) {
+        if std::mem::take(&mut self.written) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        self.rest = frame.is_ready();
-        frame
+        if self.rest.is_empty() {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                other => return other,
+            }
+        }
+        let end = upstream::find(&self.rest, b"\n\n").map_or(self.rest.len(), |at| at + 2);
+        self.written = true;
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(end)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -16,6 +16,7 @@ pub(crate) const LONG: u32 = 1_000;
 /// What a request asks of this upstream, written into its `metadata.user_id`.
 pub(crate) const WHOLE: &str = "whole";
 pub(crate) const STREAM: &str = "short-stream";
+pub(crate) const CHUNKED: &str = "chunked-stream";
 pub(crate) const LONG_STREAM: &str = "long-stream";
 pub(crate) const HOLD: &str = "held-stream";
 
@@ -40,6 +41,7 @@ const ANSWER: &str = r#"{"model":"claude-sonnet-5-5","id":"msg_01XFDUDYJgAACzvnp
 struct Answers {
     whole: Vec<u8>,
     short: Vec<u8>,
+    chunked: Vec<u8>,
     long: Vec<u8>,
     held: Vec<u8>,
 }
@@ -53,9 +55,10 @@ impl Answers {
                  {HEADERS}\r\n{ANSWER}"
             )
             .into_bytes(),
-            short: stream(SHORT, true),
-            long: stream(LONG, true),
-            held: stream(10, false),
+            short: one_chunk(&events(SHORT, true)),
+            chunked: chunks(&events(SHORT, true)),
+            long: chunks(&events(LONG, true)),
+            held: chunks(&events(10, false)),
         }
     }
 
@@ -65,6 +68,8 @@ impl Answers {
         let asked = |word: &str| find(front, word.as_bytes()).is_some();
         if asked(STREAM) {
             &self.short
+        } else if asked(CHUNKED) {
+            &self.chunked
         } else if asked(LONG_STREAM) {
             &self.long
         } else if asked(HOLD) {
@@ -75,16 +80,35 @@ impl Answers {
     }
 }
 
-/// A stream of `events`, each in a chunk of its own; without its end if it is to stay open.
-fn stream(events: u32, ends: bool) -> Vec<u8> {
-    let mut out = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
-         cache-control: no-cache\r\ntransfer-encoding: chunked\r\n{HEADERS}\r\n"
-    );
-    let mut event = |name: &str, data: &str| {
-        let frame = format!("event: {name}\ndata: {data}\n\n");
-        out.push_str(&format!("{:x}\r\n{frame}\r\n", frame.len()));
-    };
+const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
+     cache-control: no-cache\r\ntransfer-encoding: chunked\r\n";
+
+/// The head of a stream and these events, ready together: in one chunk.
+fn one_chunk(events: &[String]) -> Vec<u8> {
+    let body = events.concat();
+    let size = body.len();
+    format!("{STREAM_HEAD}{HEADERS}\r\n{size:x}\r\n{body}\r\n0\r\n\r\n").into_bytes()
+}
+
+/// The same with each event in a chunk of its own, and without an end if the last event is not there.
+fn chunks(events: &[String]) -> Vec<u8> {
+    let mut out = format!("{STREAM_HEAD}{HEADERS}\r\n");
+    for event in events {
+        out.push_str(&format!("{:x}\r\n{event}\r\n", event.len()));
+    }
+    if events
+        .last()
+        .is_some_and(|last| last.contains("message_stop"))
+    {
+        out.push_str("0\r\n\r\n");
+    }
+    out.into_bytes()
+}
+
+/// The events of a stream, `count` in all; without the last three if it is to stay open.
+fn events(count: u32, ends: bool) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut event = |name: &str, data: &str| out.push(format!("event: {name}\ndata: {data}\n\n"));
     event(
         "message_start",
         r#"{"type":"message_start","message":{"model":"claude-sonnet-5-5","id":"msg_01XFDUDYJgAACzvnptvVoYEL","type":"message","role":"assistant","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":412,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":1}}}"#,
@@ -93,7 +117,7 @@ fn stream(events: u32, ends: bool) -> Vec<u8> {
         "content_block_start",
         r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
     );
-    for _ in 0..events.saturating_sub(5) {
+    for _ in 0..count.saturating_sub(5) {
         event(
             "content_block_delta",
             r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" stone laid on stone"}}"#,
@@ -109,9 +133,8 @@ fn stream(events: u32, ends: bool) -> Vec<u8> {
             r#"{"type":"message_delta","delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":200}}"#,
         );
         event("message_stop", r#"{"type":"message_stop"}"#);
-        out.push_str("0\r\n\r\n");
     }
-    out.into_bytes()
+    out
 }
 
 /// Serves until it is killed.
