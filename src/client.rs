@@ -450,7 +450,7 @@ impl Seawall {
             .get("request-id")
             .and_then(|id| id.to_str().ok())
             .map(str::to_owned);
-        let headers = wire::response_headers(&headers, matches!(body, AnswerBody::Whole(_)));
+        let headers = wire::response_headers(headers, matches!(body, AnswerBody::Whole(_)));
         let body = match body {
             AnswerBody::Whole(bytes) => {
                 exchange.publish(None);
@@ -529,7 +529,7 @@ fn failed(exchange: &Exchange, error: CallError<Failure>, report: Report) -> Err
                 .map(|rung| rung.credential_source.to_string());
             Error::Provider {
                 status,
-                headers: wire::response_headers(&headers, true),
+                headers: wire::response_headers(headers, true),
                 body,
                 judged,
                 credential_source: source.unwrap_or_default(),

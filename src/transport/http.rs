@@ -8,14 +8,18 @@
 //! hardly have read the request, since a request that was read may be billed. Every other break is
 //! reported and the retry policy decides.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{io, iter};
 
+use ::http::Uri;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
+use parking_lot::RwLock;
+use reqwest::Url;
 use tokio::time::Instant;
 use tower::util::MapResponseLayer;
 
@@ -37,12 +41,16 @@ tokio::task_local! {
     static FRESH: Arc<AtomicBool>;
 }
 
+/// Most addresses that are kept parsed: some for each target.
+const MOST_ADDRESSES: usize = 256;
+
 /// Sends over HTTP/1.1 or HTTP/2, whichever the provider negotiates.
 #[derive(Debug, Clone)]
 pub struct HttpTransport {
     pooled: reqwest::Client,
     /// For what met a stale connection: a pool may hold more of them.
     unpooled: reqwest::Client,
+    addresses: Arc<RwLock<HashMap<Uri, Url>>>,
 }
 
 impl HttpTransport {
@@ -69,17 +77,38 @@ impl HttpTransport {
         Ok(Self {
             pooled: client(usize::MAX)?,
             unpooled: client(0)?,
+            addresses: Arc::default(),
         })
+    }
+
+    /// The address in the form that reqwest takes. Those without a query are few and come again.
+    fn address(&self, uri: &Uri) -> Result<Url, TransportError> {
+        if let Some(known) = self.addresses.read().get(uri) {
+            return Ok(known.clone());
+        }
+        let parsed = Url::parse(&uri.to_string())
+            .map_err(|error| TransportError::because(Broken::Protocol, error))?;
+        if uri.query().is_none() {
+            let mut addresses = self.addresses.write();
+            if addresses.len() < MOST_ADDRESSES {
+                addresses.insert(uri.clone(), parsed.clone());
+            }
+        }
+        Ok(parsed)
     }
 }
 
 impl Transport for HttpTransport {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
         async move {
+            let address = self.address(&request.uri)?;
             let began = Instant::now();
             let fresh = Arc::new(AtomicBool::new(false));
             let sent = FRESH
-                .scope(Arc::clone(&fresh), exchange(&self.pooled, request.clone()))
+                .scope(
+                    Arc::clone(&fresh),
+                    exchange(&self.pooled, address.clone(), request.clone()),
+                )
                 .await;
             let outcome = match sent {
                 Err(error)
@@ -92,7 +121,7 @@ impl Transport for HttpTransport {
                         "a pooled connection was stale; sending once more on a fresh one"
                     );
                     metrics::counter!("seawall_stale_connections_total").increment(1);
-                    exchange(&self.unpooled, request).await
+                    exchange(&self.unpooled, address, request).await
                 }
                 outcome => outcome,
             };
@@ -104,14 +133,13 @@ impl Transport for HttpTransport {
 
 async fn exchange(
     client: &reqwest::Client,
+    address: Url,
     request: Request,
 ) -> Result<reqwest::Response, reqwest::Error> {
-    client
-        .request(request.method, request.uri.to_string())
-        .headers(request.headers)
-        .body(request.body)
-        .send()
-        .await
+    let mut exchange = reqwest::Request::new(request.method, address);
+    *exchange.headers_mut() = request.headers;
+    *exchange.body_mut() = Some(request.body.into());
+    client.execute(exchange).await
 }
 
 /// Marks the exchange that a new connection was made for.

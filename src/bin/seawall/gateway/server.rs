@@ -8,13 +8,12 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use seawall::client::Seawall;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
-use super::routes;
+use super::routes::Gateway;
 use super::stop::Stop;
 
 /// What every request needs.
@@ -62,7 +61,7 @@ pub(crate) async fn run(
         local,
         draining,
     });
-    let app = TowerToHyperService::new(routes::router(Arc::clone(&door)));
+    let gateway = Gateway::new(Arc::clone(&door));
     let graceful = GracefulShutdown::new();
     let mut upkeep = interval(UPKEEP);
     upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -73,7 +72,7 @@ pub(crate) async fn run(
             _ = upkeep.tick() => prometheus.run_upkeep(),
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => {
-                    spawn(socket, app.clone(), (graceful.watcher(), within));
+                    spawn(socket, gateway.clone(), (graceful.watcher(), within));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "could not accept a connection");
@@ -113,17 +112,13 @@ fn send_at_once(socket: &TcpStream) {
     }
 }
 
-fn spawn(
-    socket: TcpStream,
-    app: TowerToHyperService<axum::Router>,
-    (watcher, headers_within): (Watcher, Duration),
-) {
+fn spawn(socket: TcpStream, gateway: Gateway, (watcher, headers_within): (Watcher, Duration)) {
     send_at_once(&socket);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(headers_within)
         .max_buf_size(LARGEST_HEAD)
-        .serve_connection(TokioIo::new(socket), app);
+        .serve_connection(TokioIo::new(socket), gateway);
     let connection = watcher.watch(connection);
     #[expect(
         clippy::disallowed_methods,
