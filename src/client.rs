@@ -155,7 +155,8 @@ impl Seawall {
         exchange.begin();
         let operation = {
             let exchange = Arc::clone(&exchange);
-            move |wire| attempt::attempt(Arc::clone(&exchange), wire)
+            // The walk around it is moved and the attempt is not: a box keeps what is moved small.
+            move |wire| attempt::attempt(Arc::clone(&exchange), wire).boxed()
         };
         let Finished { result, report } = self.shared.system.call(call, operation).await;
         self.conclude(&exchange, result, &report)

@@ -54,7 +54,7 @@ pub enum Error {
         partial: Box<Message>,
         /// What the provider had said of its usage; the output count is a placeholder until the
         /// message's end is near.
-        usage_so_far: Usage,
+        usage_so_far: Box<Usage>,
         /// What the call took.
         report: Box<Report>,
     },

@@ -197,7 +197,7 @@ impl MessageStream {
         }
         Error::Interrupted {
             judged,
-            usage_so_far: partial.usage.clone(),
+            usage_so_far: Box::new(partial.usage.clone()),
             partial: Box::new(partial),
             report,
         }

@@ -11,7 +11,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use metrics_exporter_prometheus::PrometheusHandle;
 use seawall::client::Seawall;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::routes::Gateway;
 use super::stop::Stop;
@@ -42,6 +42,9 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// How often histograms are folded. Samples pile up in between, and nobody need ever scrape.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Time that clients have to read what they were sent last.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Serves until `stop`, then drains within the configured time.
 pub(crate) async fn run(
@@ -86,9 +89,15 @@ pub(crate) async fn run(
     tracing::info!(seconds = drain.as_secs(), "draining");
     let deadline = Instant::now() + drain;
     let finish = async {
-        let calls = seawall.drain(deadline).await;
-        let connections = timeout_at(deadline, graceful.shutdown()).await.is_ok();
-        calls && connections
+        let done = seawall.drain(deadline).await;
+        if !done {
+            // Nobody is cut off without a word: streams end in an `error` event, and calls that have
+            // no answer yet in an error.
+            seawall.end_streams();
+            seawall.stop().await;
+        }
+        let flushed = timeout(LAST_WORDS, graceful.shutdown()).await.is_ok();
+        done && flushed
     };
     tokio::select! {
         biased;
