@@ -369,7 +369,7 @@ fn answered(
         .get("request-id")
         .and_then(|id| id.to_str().ok())
         .map(str::to_owned);
-    let headers = wire::response_headers(&headers, matches!(body, AnswerBody::Whole { .. }));
+    let headers = wire::response_headers(headers, matches!(body, AnswerBody::Whole { .. }));
     let body = match body {
         AnswerBody::Whole { bytes, usage } => {
             let mut record = exchange.record();
@@ -417,7 +417,7 @@ fn failed(exchange: &Exchange, error: CallError<Failure>, report: Report) -> Err
                 .map(|rung| rung.credential_source.to_string());
             Error::Provider {
                 status,
-                headers: wire::response_headers(&headers, true),
+                headers: wire::response_headers(headers, true),
                 body,
                 judged,
                 credential_source: source.unwrap_or_default(),

@@ -5,10 +5,15 @@
 //! the pool does that itself as long as no byte of the request was written. After that the
 //! provider may have read the request, so the break is reported and the retry policy decides.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::Uri;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
+use parking_lot::RwLock;
+use reqwest::Url;
 
 use super::{Body, Broken, Request, Response, Transport, TransportError};
 
@@ -18,10 +23,14 @@ const POOL_IDLE: Duration = Duration::from_secs(30);
 /// Keep-alive probes find a peer that vanished while an answer is thought about.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// Most addresses that are kept parsed: some for each target.
+const MOST_ADDRESSES: usize = 256;
+
 /// Sends over HTTP/1.1 or HTTP/2, whichever the provider negotiates.
 #[derive(Debug, Clone)]
 pub struct HttpTransport {
     client: reqwest::Client,
+    addresses: Arc<RwLock<HashMap<Uri, Url>>>,
 }
 
 impl HttpTransport {
@@ -42,21 +51,38 @@ impl HttpTransport {
             .retry(reqwest::retry::never())
             .build()
             .map_err(|error| TransportError::because(Broken::Protocol, error))?;
-        Ok(Self { client })
+        Ok(Self {
+            client,
+            addresses: Arc::default(),
+        })
+    }
+
+    /// The address in the form that reqwest takes. Those without a query are few and come again.
+    fn address(&self, uri: &Uri) -> Result<Url, TransportError> {
+        if let Some(known) = self.addresses.read().get(uri) {
+            return Ok(known.clone());
+        }
+        let parsed = Url::parse(&uri.to_string())
+            .map_err(|error| TransportError::because(Broken::Protocol, error))?;
+        if uri.query().is_none() {
+            let mut addresses = self.addresses.write();
+            if addresses.len() < MOST_ADDRESSES {
+                addresses.insert(uri.clone(), parsed.clone());
+            }
+        }
+        Ok(parsed)
     }
 }
 
 impl Transport for HttpTransport {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
         async move {
-            let url = request.uri.to_string();
-            let exchange = self
-                .client
-                .request(request.method, &url)
-                .headers(request.headers)
-                .body(request.body);
-            exchange
-                .send()
+            let address = self.address(&request.uri)?;
+            let mut exchange = reqwest::Request::new(request.method, address);
+            *exchange.headers_mut() = request.headers;
+            *exchange.body_mut() = Some(request.body.into());
+            self.client
+                .execute(exchange)
                 .await
                 .map(into_response)
                 .map_err(before_headers)

@@ -1,18 +1,24 @@
 //! From HTTP to the client and back.
 
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::ready;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
-use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{any, get, post};
-use bytes::Bytes;
-use futures_util::StreamExt;
+use bytes::{Buf, Bytes};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
 use http::Method;
 use http::request::Parts;
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
 use seawall::client::ask::{Ask, Endpoint, Reply, ReplyBody};
 
 use super::server::Door;
@@ -21,10 +27,41 @@ use super::{admin, admit, reply};
 const ROUTE: &str = "x-seawall-route";
 const PROFILE: &str = "x-seawall-profile";
 
-/// Everything that is served.
-pub(crate) fn router(door: Arc<Door>) -> Router {
+/// Everything that is served, to those who may come in.
+#[derive(Clone)]
+pub(crate) struct Gateway {
+    door: Arc<Door>,
+    rest: TowerToHyperService<Router>,
+}
+
+impl Gateway {
+    pub(crate) fn new(door: Arc<Door>) -> Self {
+        let rest = TowerToHyperService::new(router(Arc::clone(&door)));
+        Self { door, rest }
+    }
+}
+
+impl Service<http::Request<Incoming>> for Gateway {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        let gateway = &self.door.seawall.config().gateway;
+        if let Err(stranger) = admit::admit(gateway, self.door.local, request.headers()) {
+            return ready(Ok(reply::stranger(stranger))).boxed();
+        }
+        // Nearly every request is this one: it spares itself the router's layers.
+        if request.method() == Method::POST && request.uri().path() == "/v1/messages" {
+            let door = Arc::clone(&self.door);
+            return async move { Ok(forward(&door, Endpoint::Messages, request).await) }.boxed();
+        }
+        self.rest.call(request).boxed()
+    }
+}
+
+fn router(door: Arc<Door>) -> Router {
     Router::new()
-        .route("/v1/messages", post(messages).fallback(other))
         .route(
             "/v1/messages/count_tokens",
             post(count_tokens).fallback(other),
@@ -38,20 +75,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/_seawall/", get(admin::page))
         .fallback(async || reply::not_found())
         .method_not_allowed_fallback(async || reply::wrong_method())
-        .layer(middleware::from_fn_with_state(Arc::clone(&door), let_in))
         .with_state(door)
-}
-
-async fn let_in(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
-    let gateway = &door.seawall.config().gateway;
-    match admit::admit(gateway, door.local, request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(stranger) => reply::stranger(stranger),
-    }
-}
-
-async fn messages(State(door): State<Arc<Door>>, request: Request) -> Response {
-    forward(&door, Endpoint::Messages, request).await
 }
 
 async fn count_tokens(State(door): State<Arc<Door>>, request: Request) -> Response {
@@ -63,7 +87,10 @@ async fn other(State(door): State<Arc<Door>>, request: Request) -> Response {
     forward(&door, Endpoint::Other(method, path), request).await
 }
 
-async fn forward(door: &Door, endpoint: Endpoint, request: Request) -> Response {
+async fn forward<B>(door: &Door, endpoint: Endpoint, request: http::Request<B>) -> Response
+where
+    B: HttpBody<Data: Buf, Error: Into<Box<dyn Error + Send + Sync>>>,
+{
     let is_head = *endpoint.method() == Method::HEAD;
     let (parts, body) = request.into_parts();
     let body = match read(door, body).await {
@@ -81,7 +108,10 @@ async fn forward(door: &Door, endpoint: Endpoint, request: Request) -> Response 
 }
 
 /// Reads a request's body up to the limit.
-async fn read(door: &Door, body: Body) -> Result<Bytes, Box<Response>> {
+async fn read<B>(door: &Door, body: B) -> Result<Bytes, Box<Response>>
+where
+    B: HttpBody<Data: Buf, Error: Into<Box<dyn Error + Send + Sync>>>,
+{
     let limit = door.seawall.config().gateway.body_limit;
     let stated = body.size_hint().lower();
     if usize::try_from(stated).map_or(true, |stated| stated > limit) {
@@ -138,9 +168,7 @@ fn answered(answer: Reply, is_head: bool) -> Response {
     let body = match body {
         ReplyBody::Whole(_) if is_head => Body::empty(),
         ReplyBody::Whole(bytes) => Body::from(bytes),
-        ReplyBody::Stream(stream) => {
-            Body::from_stream(stream.map(Ok::<Bytes, std::convert::Infallible>))
-        }
+        ReplyBody::Stream(stream) => Body::from_stream(stream.map(Ok::<Bytes, Infallible>)),
         _ => Body::empty(),
     };
     reply::with(status, headers, body)

@@ -8,13 +8,12 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use seawall::client::Seawall;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
-use super::routes;
+use super::routes::Gateway;
 use super::stop::Stop;
 
 /// What every request needs.
@@ -64,7 +63,7 @@ pub(crate) async fn run(
         local,
         draining,
     });
-    let app = TowerToHyperService::new(routes::router(Arc::clone(&door)));
+    let gateway = Gateway::new(Arc::clone(&door));
     let graceful = GracefulShutdown::new();
     let mut upkeep = interval(UPKEEP);
     upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -74,7 +73,7 @@ pub(crate) async fn run(
             () = stop.asked() => break,
             _ = upkeep.tick() => prometheus.run_upkeep(),
             accepted = listener.accept() => match accepted {
-                Ok((socket, _)) => spawn(socket, app.clone(), graceful.watcher()),
+                Ok((socket, _)) => spawn(socket, gateway.clone(), graceful.watcher()),
                 Err(error) => {
                     tracing::warn!(%error, "could not accept a connection");
                     sleep(ACCEPT_AGAIN).await;
@@ -106,7 +105,7 @@ pub(crate) async fn run(
     }
 }
 
-fn spawn(socket: TcpStream, app: TowerToHyperService<axum::Router>, watcher: Watcher) {
+fn spawn(socket: TcpStream, gateway: Gateway, watcher: Watcher) {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
@@ -114,7 +113,7 @@ fn spawn(socket: TcpStream, app: TowerToHyperService<axum::Router>, watcher: Wat
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
         .max_buf_size(LARGEST_HEAD)
-        .serve_connection(TokioIo::new(socket), app);
+        .serve_connection(TokioIo::new(socket), gateway);
     let connection = watcher.watch(connection);
     #[expect(
         clippy::disallowed_methods,
