@@ -118,7 +118,7 @@ def test_a_route_of_one_attempt_leaves_retrying_to_the_sdk(gateway):
 def test_the_sdks_own_retries_add_up_and_do_not_multiply(gateway):
     # The SDK's timeout is shorter than seawall's, so that it sends the call again by itself.
     gateway.fail("stall_before_content", attempts=[1, 1])
-    client, sent = gateway.counted(max_retries=2, timeout=0.5)
+    client, sent = gateway.counted(max_retries=2, timeout=1.0)
     assert text_of(client.messages.create(**gateway.ask()))
     assert [headers["x-stainless-retry-count"] for headers in sent] == ["0", "1"]
     assert gateway.attempts() == 2
@@ -126,7 +126,7 @@ def test_the_sdks_own_retries_add_up_and_do_not_multiply(gateway):
 
     gateway.heal()
     gateway.fail_all([{"kind": "stall_before_content", "attempts": [1, 1]}, {"kind": "overloaded"}])
-    client, sent = gateway.counted(max_retries=2, timeout=0.5)
+    client, sent = gateway.counted(max_retries=2, timeout=1.0)
     with pytest.raises(anthropic.InternalServerError) as caught:
         client.messages.create(**gateway.ask())
     assert caught.value.status_code == 529

@@ -64,7 +64,7 @@ def test_a_client_that_leaves_a_stream_stops_the_provider(gateway):
 @pytest.mark.parametrize("streamed", [False, True])
 def test_the_sdks_timeout_before_the_answer_stops_the_provider(gateway, streamed):
     gateway.fail("stall_before_content")
-    client, sent = gateway.counted(max_retries=0, timeout=0.5)
+    client, sent = gateway.counted(max_retries=0, timeout=1.0)
     with pytest.raises(anthropic.APITimeoutError):
         client.messages.create(stream=streamed, **gateway.ask())
     gateway.until_idle()
@@ -73,7 +73,7 @@ def test_the_sdks_timeout_before_the_answer_stops_the_provider(gateway, streamed
 
 def test_the_sdks_timeout_inside_a_stream_stops_the_provider(gateway):
     gateway.fail("stall_in_stream", after_events=6)
-    client = gateway.client(max_retries=0, timeout=0.5)
+    client = gateway.client(max_retries=0, timeout=1.0)
     with pytest.raises(Exception) as caught:
         with client.messages.stream(**gateway.ask()) as stream:
             stream.get_final_message()

@@ -95,7 +95,7 @@ test('a route of one attempt leaves retrying to the SDK', async () => {
 test("the SDK's own retries add up and do not multiply", async () => {
   // The SDK's timeout is shorter than seawall's, so that it sends the call again by itself.
   await gateway.fail({ kind: 'stall_before_content', attempts: [1, 1] }, { kind: 'overloaded' });
-  const { client, sent } = gateway.client({ maxRetries: 2, timeout: 500 });
+  const { client, sent } = gateway.client({ maxRetries: 2, timeout: 1000 });
   const failure = await failureOf(client.messages.create(gateway.ask()));
   assert.equal(failure.status, 529);
   assert.deepEqual(sent.map((headers) => headers.get('x-stainless-retry-count')), ['0', '1', '2']);
@@ -174,7 +174,7 @@ test('an abort before the answer stops the provider', async () => {
 for (const stream of [false, true]) {
   test(`the SDK's timeout${stream ? ' of a stream' : ''} stops the provider`, async () => {
     await gateway.fail({ kind: 'stall_before_content' });
-    const { client, sent } = gateway.client({ maxRetries: 0, timeout: 500 });
+    const { client, sent } = gateway.client({ maxRetries: 0, timeout: 1000 });
     const failure = await failureOf(client.messages.create({ stream, ...gateway.ask() }));
     assert.ok(failure instanceof Anthropic.APIConnectionTimeoutError, failure);
     await gateway.untilIdle();
