@@ -57,6 +57,7 @@ use ask::{Ask, Endpoint, Reply, ReplyBody, ReplyStream, Report};
 use attempt::{Answer, AnswerBody, Failure};
 pub use builder::Builder;
 use exchange::{Exchange, Prepared, Progress};
+pub use expectation::FirstContent;
 use resume::Resumable;
 use stream_ends::StreamEnds;
 use targets::Targets;
@@ -166,6 +167,13 @@ impl Seawall {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.shared.system.snapshot()
+    }
+
+    /// What is usual from the headers to the first content, for each target that has answered
+    /// enough streams to tell.
+    #[must_use]
+    pub fn first_contents(&self) -> Vec<(Arc<str>, FirstContent)> {
+        self.shared.targets.first_contents()
     }
 
     /// What happens from here on.
