@@ -13,7 +13,7 @@ use seawall::verdict::{judge, judge_answer, judge_stream_error};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use crate::source::{FEW, Source, Tally};
+use crate::source::{FEW, Source, Tally, bytes_of};
 
 const KEYS: [&str; 16] = [
     "model",
@@ -169,7 +169,7 @@ fn common(one: &[u8], other: &[u8]) -> (usize, usize) {
     (head, pairs.take_while(|(a, b)| a == b).count())
 }
 
-fn a_request(source: &mut Source<'_>) {
+fn a_request(source: &mut Source<'_>) -> &'static str {
     let name = source.pick(&["claude-haiku-5-5", "", "q\"uote", "漢"]);
     let written = source.pick(&[0, 1, 500, u64::MAX]);
     let text = source.pick(&["Hello", "", "\"\\\n\u{0}", "漢"]);
@@ -183,7 +183,7 @@ fn a_request(source: &mut Source<'_>) {
             let utf8 = std::str::from_utf8(&body).is_ok();
             assert!(!(is_json && object && utf8), "{bad}");
             assert!(!bad.message.is_empty());
-            return;
+            return "refused";
         }
     };
     assert!(is_json);
@@ -205,16 +205,20 @@ fn a_request(source: &mut Source<'_>) {
         built["model"] = name.into();
         assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), built);
     }
-    a_continuation(&body, text, written);
+    if a_continuation(&body, text, written) {
+        "continued"
+    } else {
+        "read"
+    }
 }
 
-fn a_continuation(body: &Bytes, text: &str, written: u64) {
+fn a_continuation(body: &Bytes, text: &str, written: u64) -> bool {
     let Some(longer) = continuation(body, text, written) else {
-        return;
+        return false;
     };
     assert!(serde_json::from_slice::<IgnoredAny>(&longer).is_ok());
     let Ok(before) = serde_json::from_slice::<Value>(body) else {
-        return;
+        return false;
     };
     let mut after: Value = serde_json::from_slice(&longer).unwrap();
     let said = after["messages"].as_array_mut().unwrap().pop().unwrap();
@@ -230,9 +234,10 @@ fn a_continuation(body: &Bytes, text: &str, written: u64) {
         let (head, tail) = common(body, &same);
         assert!(head + tail >= body.len(), "a byte moved");
     }
+    true
 }
 
-fn an_answer(source: &mut Source<'_>) {
+fn an_answer(source: &mut Source<'_>) -> &'static str {
     let mut out = String::new();
     object(source, &ERROR_KEYS, 5, &mut out);
     let mut bytes = out.into_bytes();
@@ -275,6 +280,11 @@ fn an_answer(source: &mut Source<'_>) {
         let cut = &bytes[..source.below(end.max(1))];
         assert!(!judge_answer(&HeaderMap::new(), cut, now).verdict.is_ok());
     }
+    match (judged.verdict.is_ok(), is_json) {
+        (true, _) => "answer",
+        (_, true) => "error",
+        _ => "broken",
+    }
 }
 
 fn names_and_images(source: &mut Source<'_>) {
@@ -296,11 +306,11 @@ fn request_bodies() {
     let tally = Tally::new("request bodies");
     check!()
         .with_iterations(FEW)
-        .with_max_len(192)
-        .for_each(|input: &[u8]| {
-            tally.count();
-            a_request(&mut Source::new(input));
+        .with_generator(bytes_of(32..=192))
+        .for_each(|input: &Vec<u8>| {
+            tally.count(a_request(&mut Source::new(input)));
         });
+    tally.saw(&["refused", "read", "continued"]);
 }
 
 #[test]
@@ -308,11 +318,11 @@ fn answer_bodies() {
     let tally = Tally::new("answer bodies");
     check!()
         .with_iterations(FEW)
-        .with_max_len(192)
-        .for_each(|input: &[u8]| {
-            tally.count();
+        .with_generator(bytes_of(32..=192))
+        .for_each(|input: &Vec<u8>| {
             let source = &mut Source::new(input);
-            an_answer(source);
+            tally.count(an_answer(source));
             names_and_images(source);
         });
+    tally.saw(&["answer", "error", "broken"]);
 }

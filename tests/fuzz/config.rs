@@ -6,7 +6,7 @@ use std::path::Path;
 use bolero::check;
 use seawall::config::{Config, DEFAULT_ROUTE, Environment, Overrides, Problem, Rung};
 
-use crate::source::{FEW, Source, Tally};
+use crate::source::{FEW, Source, Tally, bytes_of};
 
 const EXAMPLE: &str = include_str!("../../examples/seawall.toml");
 const SECRET: &str = "sk-never-to-be-seen";
@@ -108,7 +108,7 @@ fn has_a_place_or_a_sentence(problem: &Problem, text: &str) {
     );
 }
 
-fn target(input: &[u8]) {
+fn target(input: &[u8]) -> &'static str {
     let mut source = Source::new(input);
     let flags = Overrides {
         listen: source
@@ -138,11 +138,17 @@ fn target(input: &[u8]) {
                 has_a_place_or_a_sentence(warning, &text);
             }
             assert!(!format!("{config:?}").contains(SECRET));
+            "accepted"
         }
         Err(error) => {
             assert!(!error.problems().is_empty());
             for problem in error.problems() {
                 has_a_place_or_a_sentence(problem, &text);
+            }
+            if error.to_string().contains("not TOML") {
+                "not TOML"
+            } else {
+                "refused"
             }
         }
     }
@@ -153,9 +159,9 @@ fn config_text() {
     let tally = Tally::new("config");
     check!()
         .with_iterations(FEW / 10)
-        .with_max_len(160)
-        .for_each(|input: &[u8]| {
-            tally.count();
-            target(input);
+        .with_generator(bytes_of(32..=160))
+        .for_each(|input: &Vec<u8>| {
+            tally.count(target(input));
         });
+    tally.saw(&["accepted", "refused", "not TOML"]);
 }

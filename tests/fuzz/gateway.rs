@@ -7,7 +7,7 @@ use bolero::check;
 use seawall::sim::Fault;
 
 use crate::process::{BOUND, Gateway, ONE_ATTEMPT, instant, request, sim};
-use crate::source::{Source, Tally};
+use crate::source::{Source, Tally, bytes_of};
 
 const CONFIG: &str = "[gateway]\nheader_timeout = \"1s\"\nbody_limit = \"64kB\"\n";
 
@@ -34,7 +34,11 @@ const LINES: [&str; 20] = [
     " folded",
 ];
 
-const TARGETS: [&str; 14] = [
+const TARGETS: [&str; 18] = [
+    "/v1/messages",
+    "/v1/messages",
+    "/v1/messages",
+    "/v1/messages",
     "/v1/messages",
     "/v1/messages?beta=true",
     "/v1/messages/count_tokens",
@@ -51,29 +55,33 @@ const TARGETS: [&str; 14] = [
     "localhost:80",
 ];
 
-const METHODS: [&str; 7] = ["POST", "GET", "HEAD", "OPTIONS", "CONNECT", "PUT", "PRI"];
+const METHODS: [&str; 10] = [
+    "POST", "POST", "POST", "POST", "GET", "HEAD", "OPTIONS", "CONNECT", "PUT", "PRI",
+];
 
 /// A request that is nearly right, as bytes.
 fn bytes(source: &mut Source<'_>) -> Vec<u8> {
     let mut body = request(source.once_in(2)).into_bytes();
-    for _ in 0..source.below(3) {
+    for _ in 0..source.below(5).saturating_sub(2) {
         source.damage(&mut body);
     }
     let method = source.pick(&METHODS);
-    let version = source.pick(&["HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/2.0", ""]);
+    let version = source.pick(&[
+        "HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "",
+    ]);
     let mut head = format!(
         "{method} {} {version}\r\nhost: localhost\r\nx-api-key: sk-1\r\n",
         source.pick(&TARGETS)
     );
-    for _ in 0..source.below(4) {
+    for _ in 0..source.below(6).saturating_sub(2) {
         head.push_str(source.pick(&LINES));
-        head.push_str(source.pick(&["\r\n", "\n", "\r"]));
+        head.push_str(source.pick(&["\r\n", "\r\n", "\n", "\r"]));
     }
     if !source.once_in(4) {
         head.push_str(&format!("content-length: {}\r\n", body.len()));
     }
     let mut all = head.into_bytes();
-    for _ in 0..source.below(2) {
+    if source.once_in(3) {
         source.damage(&mut all);
     }
     all.extend_from_slice(b"\r\n");
@@ -93,7 +101,7 @@ fn is_cut_off(kind: ErrorKind) -> bool {
 }
 
 /// Sends an input and reads to the end of the connection.
-fn exchange(address: &str, input: &[u8]) {
+fn exchange(address: &str, input: &[u8]) -> &'static str {
     let mut source = Source::new(input);
     let bytes = bytes(&mut source);
     let mut socket = TcpStream::connect(address).unwrap();
@@ -101,7 +109,7 @@ fn exchange(address: &str, input: &[u8]) {
     for chunk in source.chunks(&bytes) {
         match socket.write_all(chunk) {
             Ok(()) => {}
-            Err(broken) if is_cut_off(broken.kind()) => return,
+            Err(broken) if is_cut_off(broken.kind()) => return "cut off",
             Err(other) => panic!("{other}"),
         }
     }
@@ -114,6 +122,12 @@ fn exchange(address: &str, input: &[u8]) {
     }
     let shown = String::from_utf8_lossy(&answer);
     assert!(answer.is_empty() || shown.starts_with("HTTP/1."), "{shown}");
+    match answer.get(9) {
+        None => "cut off",
+        Some(b'2') => "2xx",
+        Some(b'4') => "4xx",
+        Some(_) => "other",
+    }
 }
 
 #[test]
@@ -131,11 +145,11 @@ fn raw_requests() {
     let address = gateway.address();
     check!()
         .with_iterations(100)
-        .with_max_len(128)
-        .for_each(|input: &[u8]| {
-            tally.count();
-            exchange(address, input);
+        .with_generator(bytes_of(32..=128))
+        .for_each(|input: &Vec<u8>| {
+            tally.count(exchange(address, input));
         });
+    tally.saw(&["2xx", "4xx"]);
     runtime.block_on(async {
         gateway.idle().await;
         let answer = gateway

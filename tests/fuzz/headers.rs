@@ -10,7 +10,7 @@ use seawall::provider::anthropic::limits::{RateLimits, retry_after};
 use seawall::verdict::judge;
 use seawall_actors::verdict::Again;
 
-use crate::source::{FEW, Source, Tally};
+use crate::source::{FEW, Source, Tally, bytes_of};
 
 /// 2^32 ms: no wait that a header commands is longer.
 const LONGEST_WAIT: Duration = Duration::from_millis(1 << 32);
@@ -130,7 +130,7 @@ fn sane(wait: Option<Duration>) {
     );
 }
 
-fn target(input: &[u8]) {
+fn target(input: &[u8]) -> &'static str {
     let mut source = Source::new(input);
     let at = Timestamp::from_second(1_795_521_600).unwrap();
     let now = source.pick(&[at, Timestamp::UNIX_EPOCH, Timestamp::MIN, Timestamp::MAX]);
@@ -182,6 +182,12 @@ fn target(input: &[u8]) {
     }
     assert_eq!(judged.advice("a test").is_empty(), verdict.is_ok());
     travel(&map);
+    match (verdict.is_ok(), verdict.not_before, judged.stop_for) {
+        (true, ..) => "ok",
+        (_, _, Some(_)) => "stop",
+        (_, Some(_), _) => "wait",
+        _ => "failure",
+    }
 }
 
 /// What travels on is what was there, less what belongs to one hop.
@@ -211,9 +217,9 @@ fn answer_headers() {
     let tally = Tally::new("answer headers");
     check!()
         .with_iterations(FEW)
-        .with_max_len(192)
-        .for_each(|input: &[u8]| {
-            tally.count();
-            target(input);
+        .with_generator(bytes_of(32..=192))
+        .for_each(|input: &Vec<u8>| {
+            tally.count(target(input));
         });
+    tally.saw(&["ok", "stop", "wait", "failure"]);
 }

@@ -1,9 +1,18 @@
 //! Choices read from an input, and mutations that they make.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Mutex;
+
+use bolero::{ValueGenerator, produce};
 
 /// Inputs of each target in an ordinary `cargo test`.
 pub(crate) const FEW: usize = 2_000;
+
+/// Inputs of so many bytes. Left to itself the engine makes mostly short ones.
+pub(crate) fn bytes_of(length: RangeInclusive<usize>) -> impl ValueGenerator<Output = Vec<u8>> {
+    produce::<Vec<u8>>().with().len(length)
+}
 
 /// Reads choices from an input. When it is used up, every choice is the first one.
 #[derive(Debug)]
@@ -121,28 +130,48 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Counts the inputs that a target has seen, and tells when it ends.
+/// Counts the inputs that a target has seen, by what came of them, and tells when it ends.
 #[derive(Debug)]
 pub(crate) struct Tally {
     target: &'static str,
-    inputs: AtomicU64,
+    outcomes: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Tally {
     pub(crate) const fn new(target: &'static str) -> Self {
         Self {
             target,
-            inputs: AtomicU64::new(0),
+            outcomes: Mutex::new(BTreeMap::new()),
         }
     }
 
-    pub(crate) fn count(&self) {
-        self.inputs.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count(&self, outcome: &'static str) {
+        *self.outcomes.lock().unwrap().entry(outcome).or_default() += 1;
+    }
+
+    /// Each of these outcomes was seen, where there was a chance: a target that never gets past its
+    /// first check tests nothing.
+    #[track_caller]
+    pub(crate) fn saw(&self, outcomes: &[&str]) {
+        let seen = self.outcomes.lock().unwrap();
+        if seen.values().sum::<u64>() < 100 {
+            return;
+        }
+        for outcome in outcomes {
+            assert!(seen.contains_key(outcome), "never {outcome}: {seen:?}");
+        }
     }
 }
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        println!("fuzz {}: {} inputs", self.target, self.inputs.get_mut());
+        let Ok(outcomes) = self.outcomes.get_mut() else {
+            return;
+        };
+        let all: u64 = outcomes.values().sum();
+        println!(
+            "fuzz {}: {all} inputs without a failure: {outcomes:?}",
+            self.target
+        );
     }
 }

@@ -7,7 +7,7 @@ use seawall::provider::anthropic::stream::End;
 
 use crate::events::{Event, Stream, stream, whole, write};
 use crate::reference::read;
-use crate::source::{FEW, Source, Tally};
+use crate::source::{FEW, Source, Tally, bytes_of};
 use crate::watch::Forwarder;
 
 /// Passes a part on and returns what it had shown of it.
@@ -56,7 +56,7 @@ fn unname(source: &mut Source<'_>, events: &mut [Event]) {
     }
 }
 
-fn target(input: &[u8]) {
+fn target(input: &[u8]) -> &'static str {
     let mut source = Source::new(input);
     let (mut splice, mut out) = (Splice::new(), Vec::new());
     let (mut text, mut output) = (String::new(), 0_u64);
@@ -77,7 +77,7 @@ fn target(input: &[u8]) {
             break;
         }
         let Some(continuable) = splice.continuable() else {
-            return;
+            return "not to be continued";
         };
         assert_eq!(continuable, text);
         let used = forwarder.watch.billed();
@@ -98,6 +98,11 @@ fn target(input: &[u8]) {
     assert_eq!(reader.watch.end(), End::Complete);
     assert_eq!(reader.watch.usage().output, Some(output));
     assert_eq!(reader.watch.billed().output, output);
+    if breaks == 1 {
+        "continued"
+    } else {
+        "continued twice"
+    }
 }
 
 #[test]
@@ -105,9 +110,9 @@ fn splice() {
     let tally = Tally::new("splice");
     check!()
         .with_iterations(FEW)
-        .with_max_len(256)
-        .for_each(|input: &[u8]| {
-            tally.count();
-            target(input);
+        .with_generator(bytes_of(64..=256))
+        .for_each(|input: &Vec<u8>| {
+            tally.count(target(input));
         });
+    tally.saw(&["not to be continued", "continued", "continued twice"]);
 }

@@ -4,12 +4,20 @@ use bolero::check;
 use seawall::transport::sse::{Pushed, SseDecoder};
 
 use crate::reference::{Reading, read};
-use crate::source::{FEW, Source, Tally};
+use crate::source::{FEW, Source, Tally, bytes_of};
 
 type Frame = (String, String);
 
 /// Pieces of streams that come close to what a decoder has to tell apart.
-const PIECES: [&[u8]; 24] = [
+const PIECES: [&[u8]; 32] = [
+    b"data: x\n\n",
+    b"data: y\n\n",
+    b"data: z\r\n\r\n",
+    b"event: a\ndata: {}\n\n",
+    b"data: x",
+    b"\n\n",
+    b"\n\n",
+    b"\n",
     b"data: x",
     b"\n\n",
     b"\n",
@@ -112,9 +120,9 @@ fn wholes_are_right(decoded: &Decoded, reading: &Reading, bytes: usize) {
     }
 }
 
-fn target(input: &[u8]) {
+fn target(input: &[u8]) -> &'static str {
     let mut source = Source::new(input);
-    let bound = source.pick(&[1 << 20, 8, 24, 64]);
+    let bound = source.pick(&[1 << 20, 1 << 20, 1 << 20, 64, 24, 8]);
     let accept = source.pick(&[usize::MAX, 0, 1, 2, 5]);
     let (mut cuts, mut place) = (Source::new(source.raw(64)), source.below(1 << 16));
     let bytes = stream(&mut source);
@@ -145,14 +153,26 @@ fn target(input: &[u8]) {
     }
 
     // What stands before and after a safe place can be read apart.
-    place %= chunked.wholes.len().max(1);
-    if let Some((_, cut)) = chunked.wholes.get(place)
+    let safe: Vec<usize> = chunked
+        .wholes
+        .iter()
+        .filter(|(start, whole)| start < whole)
+        .map(|(_, whole)| *whole)
+        .collect();
+    place %= safe.len().max(1);
+    if let Some(cut) = safe.get(place)
         && !reading.too_large
         && !bytes[*cut..].starts_with(b"\xEF\xBB\xBF")
     {
         let mut apart = decode(&[&bytes[..*cut]], bound, usize::MAX).frames;
         apart.extend(decode(&[&bytes[*cut..]], bound, usize::MAX).frames);
         assert_eq!(apart, reading.frames, "cut at {cut}");
+    }
+    match (reading.too_large, refusing.refused) {
+        (true, _) => "too large",
+        (_, Some(_)) => "refused",
+        _ if reading.frames.is_empty() => "no frame",
+        _ => "frames",
     }
 }
 
@@ -161,9 +181,9 @@ fn decoder() {
     let tally = Tally::new("decoder");
     check!()
         .with_iterations(FEW)
-        .with_max_len(256)
-        .for_each(|input: &[u8]| {
-            tally.count();
-            target(input);
+        .with_generator(bytes_of(64..=320))
+        .for_each(|input: &Vec<u8>| {
+            tally.count(target(input));
         });
+    tally.saw(&["too large", "refused", "no frame", "frames"]);
 }

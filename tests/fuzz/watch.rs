@@ -8,7 +8,7 @@ use seawall::transport::sse::SseDecoder;
 
 use crate::events::{spoil, stream, whole, write};
 use crate::reference::read;
-use crate::source::{FEW, Source, Tally};
+use crate::source::{FEW, Source, Tally, bytes_of};
 
 const BOUND: usize = 1 << 20;
 
@@ -77,7 +77,7 @@ fn saturating_sum(parts: &[u64]) -> u64 {
     u64::try_from(sum).unwrap_or(u64::MAX)
 }
 
-fn target(input: &[u8]) {
+fn target(input: &[u8]) -> &'static str {
     let mut source = Source::new(input);
     let mut valid = stream(&mut source, false);
     let spoils = source.below(4);
@@ -136,6 +136,13 @@ fn target(input: &[u8]) {
         assert_eq!(reading.frames[..frames.len()], frames);
     }
     sticks_and_sums(forwarder.watch);
+    match end {
+        End::Complete if spoils == 0 && !damaged => "as built",
+        End::Complete => "complete",
+        End::Truncated => "truncated",
+        End::Failed => "failed",
+        _ => "malformed",
+    }
 }
 
 fn sticks_and_sums(mut watch: StreamWatch) {
@@ -174,9 +181,9 @@ fn stream_watch() {
     let tally = Tally::new("stream watch");
     check!()
         .with_iterations(FEW)
-        .with_max_len(192)
-        .for_each(|input: &[u8]| {
-            tally.count();
-            target(input);
+        .with_generator(bytes_of(32..=192))
+        .for_each(|input: &Vec<u8>| {
+            tally.count(target(input));
         });
+    tally.saw(&["as built", "complete", "truncated", "failed", "malformed"]);
 }
