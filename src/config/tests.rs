@@ -248,7 +248,7 @@ fn a_key_that_this_version_would_ignore_is_refused() {
     let ladder = many.join(", ");
     refused(
         &format!("{targets}[routes.default]\nladder = [{ladder}]"),
-        "seawall.toml:18:1:",
+        "seawall.toml:18:9:",
         &["17 rungs", "at most 16"],
     );
     refused(
