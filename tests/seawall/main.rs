@@ -39,6 +39,8 @@ mod stale_connections;
 #[cfg(test)]
 mod steps;
 #[cfg(test)]
+mod stream_faults;
+#[cfg(test)]
 mod throttling;
 #[cfg(test)]
 mod token_settlement;
