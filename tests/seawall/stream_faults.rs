@@ -5,3 +5,4 @@ pub(crate) mod case;
 mod library;
 pub(crate) mod reading;
 pub(crate) mod tap;
+mod waiting;

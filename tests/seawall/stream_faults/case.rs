@@ -111,11 +111,13 @@ pub(crate) fn headers() -> HeaderMap {
     headers
 }
 
+/// The configuration of one target.
+pub(crate) const UP: &str = "[targets.up]\nbase_url = \"http://sim\"\n";
+
 /// A client of the library in front of `tap`.
 pub(crate) async fn client(tap: &Tap, config: &str) -> Seawall {
-    let text = format!("{config}\n[targets.up]\nbase_url = \"http://sim\"\n");
     let config = Config::parse(
-        &text,
+        config,
         Path::new("seawall.toml"),
         &Overrides::default(),
         &Environment::from_fn(|_| None),
@@ -159,6 +161,38 @@ impl Seen {
     }
 }
 
+/// A streamed call.
+pub(crate) fn asking(shape: Shape) -> Ask {
+    Ask::messages(
+        headers(),
+        shape.body("claude-sonnet-5-5").to_string().into(),
+    )
+}
+
+/// Makes a call and reads its answer to the end.
+pub(crate) async fn call(seawall: &Seawall, ask: Ask) -> Seen {
+    let mut seen = Seen {
+        began: Instant::now(),
+        chunks: Vec::new(),
+        error: None,
+        ended: Instant::now(),
+        notes: Vec::new(),
+    };
+    match seawall.forward(ask).await {
+        Ok(reply) => match reply.body {
+            ReplyBody::Stream(mut stream) => {
+                while let Some(chunk) = stream.next().await {
+                    seen.chunks.push((Instant::now(), chunk));
+                }
+            }
+            _ => panic!("a stream was asked for"),
+        },
+        Err(error) => seen.error = Some(error),
+    }
+    seen.ended = Instant::now();
+    seen
+}
+
 impl Case {
     /// Runs it in virtual time and leaves nothing behind.
     pub(crate) async fn run(&self) -> Seen {
@@ -173,32 +207,11 @@ impl Case {
         let failing = provider(FAILING, vec![self.fault.clone()]);
         let healthy = provider(HEALTHY, Vec::new());
         let tap = Tap::new(failing.transport(), healthy.transport(), self.failures);
-        let seawall = client(&tap, "").await;
-        let mut ask = Ask::messages(
-            headers(),
-            self.shape.body("claude-sonnet-5-5").to_string().into(),
-        );
+        let seawall = client(&tap, UP).await;
+        let mut ask = asking(self.shape);
         ask.delivery = Some(self.delivery);
         ask.timeouts = Some(timeouts());
-        let mut seen = Seen {
-            began: Instant::now(),
-            chunks: Vec::new(),
-            error: None,
-            ended: Instant::now(),
-            notes: Vec::new(),
-        };
-        match seawall.forward(ask).await {
-            Ok(reply) => match reply.body {
-                ReplyBody::Stream(mut stream) => {
-                    while let Some(chunk) = stream.next().await {
-                        seen.chunks.push((Instant::now(), chunk));
-                    }
-                }
-                _ => panic!("a stream was asked for"),
-            },
-            Err(error) => seen.error = Some(error),
-        }
-        seen.ended = Instant::now();
+        let mut seen = call(&seawall, ask).await;
         idle(&seawall, &[&failing, &healthy], Duration::from_millis(2)).await;
         seen.notes = tap.notes();
         seawall.stop().await;
@@ -239,17 +252,10 @@ pub(crate) async fn clean_events(shape: Shape) -> Vec<String> {
     let sim = sim.unwrap();
     let way = sim.transport();
     let tap = Tap::new(way.clone(), way, 0);
-    let seawall = client(&tap, "").await;
-    let ask = Ask::messages(
-        headers(),
-        shape.body("claude-sonnet-5-5").to_string().into(),
-    );
-    let ReplyBody::Stream(stream) = seawall.forward(ask).await.unwrap().body else {
-        panic!("a stream was asked for");
-    };
-    let chunks: Vec<Bytes> = stream.collect().await;
+    let seawall = client(&tap, UP).await;
+    let seen = call(&seawall, asking(shape)).await;
     seawall.stop().await;
-    let text = String::from_utf8(chunks.concat()).unwrap();
+    let text = String::from_utf8(seen.bytes(false)).unwrap();
     let events = text.split_terminator("\n\n");
     events.map(|frame| frame.to_owned()).collect()
 }

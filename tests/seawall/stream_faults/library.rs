@@ -278,7 +278,7 @@ fn resumed(case: &Case, seen: &Seen, attempts: usize, (first, message): (&Messag
 /// Two cuts of the byte stream, none and single bytes included, in turn; and whether the provider
 /// takes its time.
 fn ways(turn: usize) -> [(Option<Chunking>, bool); 2] {
-    const MOST: [usize; 9] = [0, 600, 7, 0, 4096, 90, 0, 30, 1];
+    const MOST: [usize; 11] = [0, 600, 90, 0, 4096, 7, 0, 30, 1, 0, 300];
     [turn, turn + 1].map(|turn| {
         let max = MOST[turn % MOST.len()];
         let seed = u64::try_from(turn).unwrap();
