@@ -41,6 +41,10 @@ mod stale_connections;
 #[cfg(test)]
 mod steps;
 #[cfg(test)]
+mod stream_faults;
+#[cfg(test)]
+mod stream_soak;
+#[cfg(test)]
 mod throttling;
 #[cfg(test)]
 mod token_settlement;

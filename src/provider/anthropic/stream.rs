@@ -191,7 +191,7 @@ impl StreamWatch {
 
     fn read(&mut self, frame: SseFrame<'_>, now: Timestamp) -> Result<Seen, Rejected> {
         match &*kind(frame) {
-            "ping" => Ok(Seen::Ping),
+            "ping" => parse::<serde::de::IgnoredAny>(frame.data).map(|_| Seen::Ping),
             "error" => {
                 self.error
                     .get_or_insert_with(|| Box::new(judge_stream_error(frame.data, now)));
@@ -521,7 +521,11 @@ mod tests {
     #[test]
     fn an_event_that_cannot_stand_where_it_does_is_malformed() {
         let second = TEXT.replace("\"index\":0", "\"index\":1");
-        let cases: [(&[(&str, &str)], &str); 9] = [
+        let cases: [(&[(&str, &str)], &str); 10] = [
+            (
+                &[("message_start", START), ("ping", "{\"type\": ")],
+                super::UNREADABLE,
+            ),
             (
                 &[("message_stop", "{}")],
                 "message_stop without message_start",
