@@ -194,8 +194,8 @@ fn target(input: &[u8]) -> &'static str {
 fn travel(map: &HeaderMap) {
     for out in [
         request_headers(map),
-        response_headers(map, true),
-        response_headers(map, false),
+        response_headers(map.clone(), true),
+        response_headers(map.clone(), false),
     ] {
         assert!(!out.contains_key("connection") && !out.contains_key("transfer-encoding"));
         for (name, value) in &out {
