@@ -3,14 +3,19 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
+use seawall::client::Seawall;
+use seawall::client::ask::{Ask, ReplyBody};
 use seawall::profile::Profile;
+use seawall::sim::{Fault, FaultKind, Settings, Sim};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use crate::served::{BOUND, MESSAGE, Scripted, Served, answer, message, read, request};
 
@@ -520,10 +525,46 @@ fn named(table: &str) -> Vec<&str> {
 
 /// The tests that stand in a file.
 fn tests_in(source: &str) -> BTreeSet<&str> {
-    let after_mark = source.split("#[tokio::test]\nasync fn ").skip(1);
-    after_mark
-        .filter_map(|rest| rest.split('(').next())
+    let marked = source.split("#[tokio::test").skip(1);
+    marked
+        .filter_map(|rest| rest.split_once("]\nasync fn ")?.1.split('(').next())
         .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_is_silent_is_covered_by_own_pings() {
+    let silent = Fault::new(FaultKind::StallBeforeContent).on_attempts(1, 1);
+    let sim = Sim::new(Settings {
+        faults: vec![silent],
+        ..Settings::default()
+    })
+    .unwrap();
+    let transport = Arc::new(Sim::transport(&sim));
+    let seawall = Seawall::builder().transport(transport).seed(1).start();
+    let seawall = seawall.await.unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("x-api-key", "sk-test".parse().unwrap());
+    let began = Instant::now();
+    let asked = Ask::messages(headers, request(true).into());
+    let reply = seawall.forward(asked).await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 20);
+    let ReplyBody::Stream(mut stream) = reply.body else {
+        panic!("no stream");
+    };
+    let (mut pings, mut before, mut rest) = (0, began, Vec::new());
+    while let Some(events) = stream.next().await {
+        assert!(before.elapsed().as_secs() <= 20, "silent for too long");
+        before = Instant::now();
+        if rest.is_empty() && events == PING.as_bytes() {
+            pings += 1;
+        } else {
+            rest.extend_from_slice(&events);
+        }
+    }
+    assert!(pings >= 3, "{pings}");
+    let rest = String::from_utf8(rest).unwrap();
+    assert!(rest.starts_with("event: message_start"), "{rest}");
+    assert!(rest.contains("event: message_stop"), "{rest}");
 }
 
 #[test]
