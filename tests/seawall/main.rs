@@ -17,6 +17,8 @@ mod gateway_abuse;
 #[cfg(test)]
 mod jitter;
 #[cfg(test)]
+mod leaving;
+#[cfg(test)]
 mod metastability;
 #[cfg(test)]
 mod process;

@@ -6,6 +6,7 @@ mod gateway;
 mod library;
 pub(crate) mod reading;
 pub(crate) mod tap;
+mod usage;
 mod waiting;
 
 use std::time::Duration;
