@@ -104,7 +104,7 @@ async fn a_caller_that_leaves_during_a_retry_or_a_resumption_stops_it() {
         after_events: Some(12),
         ..Fault::new(FaultKind::CutStream)
     };
-    leave_at_any_time(&[cut.clone()], 1, by(Delivery::Complete), step).await;
+    leave_at_any_time(std::slice::from_ref(&cut), 1, by(Delivery::Complete), step).await;
     leave_at_any_time(&[cut], 1, by(Delivery::Resume), step).await;
 }
 
@@ -116,7 +116,7 @@ async fn a_caller_that_leaves_while_it_waits_out_loud_stops_the_provider() {
 }
 
 async fn read_some(seawall: &Seawall, ask: Ask) {
-    let ReplyBody::Stream(mut stream) = seawall.forward(ask).await.unwrap().body else {
+    let ReplyBody::Stream(mut stream) = Box::pin(seawall.forward(ask)).await.unwrap().body else {
         panic!("a stream was asked for");
     };
     for _ in 0..5 {

@@ -40,8 +40,9 @@ async fn pass(
 ) -> Bytes {
     let (delivery, cut, number) = how;
     let mut headers = HeaderMap::new();
-    // A key for each, since some of them stop the quota of theirs.
-    let key = HeaderValue::try_from(format!("sk-{number}")).unwrap();
+    // A key for each, since some of them stop the quota of theirs, or open the breaker.
+    let key = format!("sk-{number}-{delivery}-{}", cut.unwrap_or_default());
+    let key = HeaderValue::try_from(key).unwrap();
     headers.insert("x-api-key", key);
     headers.insert(
         "x-sim-recording",
@@ -56,7 +57,7 @@ async fn pass(
         .split_once('?')
         .map(|(_, query)| query.to_owned());
     ask.delivery = Some(delivery);
-    match seawall.forward(ask).await {
+    match Box::pin(seawall.forward(ask)).await {
         Ok(reply) => match reply.body {
             ReplyBody::Stream(mut stream) => {
                 let mut all = BytesMut::new();
