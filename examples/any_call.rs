@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use seawall_actors::caller::{Attempt, Call, Outcome, Rung};
+use seawall_actors::hooks::Hooks;
 use seawall_actors::policy::quota::{Cost, QuotaSettings};
 use seawall_actors::policy::retry::Retry;
 use seawall_actors::policy::wait_queue::Priority;
@@ -19,6 +20,9 @@ const DOWN: Verdict = Verdict::new("down", Blame::Target, Again::Here);
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let system = System::start(SystemSettings::default()).await?;
+    let hooks = Hooks::new()
+        .on_breaker(|change| println!("{}: breaker {}", change.target, change.state.as_str()));
+    system.hook(hooks)?;
     let settings = QuotaSettings {
         requests_per_minute: Some(6_000),
         ..QuotaSettings::default()
@@ -77,7 +81,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{} queries sent", queries.load(Ordering::Relaxed));
     for breaker in system.snapshot().breakers {
         println!(
-            "{}: breaker {}",
+            "{} ends with its breaker {}",
             breaker.name,
             breaker.circuit.state.as_str()
         );

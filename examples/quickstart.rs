@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use seawall::client::Seawall;
-use seawall::client::ask::{Ask, ReplyBody};
+use seawall::client::ask::Ask;
 use seawall::sim::{Fault, FaultKind, Settings, Sim};
 
 #[tokio::main]
@@ -33,16 +33,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         "max_tokens": 60,
         "messages": [{ "role": "user", "content": "What holds the sea back?" }],
     });
-    let reply = seawall
-        .forward(Ask::messages(headers, Bytes::from(body.to_string())))
+    let answered = seawall
+        .call(Ask::messages(headers, Bytes::from(body.to_string())))
         .await?;
     println!(
         "answered by {} after {} attempts",
-        reply.report.rung, reply.report.attempts
+        answered.report.rung, answered.report.attempts
     );
-    if let ReplyBody::Whole(bytes) = reply.body {
-        println!("{}", String::from_utf8_lossy(&bytes));
-    }
+    println!("{}", answered.message.text());
     seawall.stop().await;
     Ok(())
 }

@@ -42,6 +42,7 @@ mod builder;
 mod exchange;
 mod expectation;
 mod fixed;
+pub mod message_stream;
 mod opening;
 mod reply_stream;
 mod resume;
@@ -56,6 +57,7 @@ use ask::{Ask, Endpoint, Reply, ReplyBody, ReplyStream, Report};
 use attempt::{Answer, AnswerBody, Failure};
 pub use builder::Builder;
 use exchange::{Exchange, Prepared, Progress};
+pub use expectation::FirstContent;
 use resume::Resumable;
 use stream_ends::StreamEnds;
 use targets::Targets;
@@ -147,7 +149,7 @@ impl Seawall {
             .route_for(ask.route.as_deref(), model)
             .ok_or_else(|| Error::UnknownRoute(ask.route.clone().unwrap_or_default()))?;
         let (exchange, rungs) = self.prepare(started, &ask, view.as_ref(), route).await?;
-        let call = self.call(&exchange, &ask, route, rungs)?;
+        let call = Self::plan(&exchange, &ask, route, rungs)?;
         Ok((Arc::new(exchange), call))
     }
 
@@ -155,7 +157,8 @@ impl Seawall {
         exchange.begin();
         let operation = {
             let exchange = Arc::clone(&exchange);
-            move |wire| attempt::attempt(Arc::clone(&exchange), wire)
+            // The walk around it is moved and the attempt is not: a box keeps what is moved small.
+            move |wire| attempt::attempt(Arc::clone(&exchange), wire).boxed()
         };
         let Finished { result, report } = self.shared.system.call(call, operation).await;
         self.conclude(&exchange, result, &report)
@@ -165,6 +168,13 @@ impl Seawall {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.shared.system.snapshot()
+    }
+
+    /// What is usual from the headers to the first content, for each target that has answered
+    /// enough streams to tell.
+    #[must_use]
+    pub fn first_contents(&self) -> Vec<(Arc<str>, FirstContent)> {
+        self.shared.targets.first_contents()
     }
 
     /// What happens from here on.
@@ -201,8 +211,8 @@ impl Seawall {
         self.shared.system.stop().await;
     }
 
-    fn call(
-        &self,
+    /// How the call may go: its deadline, its place in queues and its retries.
+    fn plan(
         exchange: &Exchange,
         ask: &Ask,
         route: &Route,
@@ -450,7 +460,7 @@ impl Seawall {
             .get("request-id")
             .and_then(|id| id.to_str().ok())
             .map(str::to_owned);
-        let headers = wire::response_headers(&headers, matches!(body, AnswerBody::Whole(_)));
+        let headers = wire::response_headers(headers, matches!(body, AnswerBody::Whole(_)));
         let body = match body {
             AnswerBody::Whole(bytes) => {
                 exchange.publish(None);
@@ -529,7 +539,7 @@ fn failed(exchange: &Exchange, error: CallError<Failure>, report: Report) -> Err
                 .map(|rung| rung.credential_source.to_string());
             Error::Provider {
                 status,
-                headers: wire::response_headers(&headers, true),
+                headers: wire::response_headers(headers, true),
                 body,
                 judged,
                 credential_source: source.unwrap_or_default(),

@@ -11,9 +11,11 @@ use seawall_actors::policy::InvalidPolicy;
 use seawall_actors::verdict::{Again, Blame, Verdict};
 
 use crate::client::ask::Report;
+use crate::message::Message;
 use crate::provider::anthropic::request::BadRequest;
+use crate::provider::anthropic::usage::Usage;
 use crate::transport::TransportError;
-use crate::verdict::Judged;
+use crate::verdict::{Judged, label};
 
 /// A call that was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,19 @@ pub enum Error {
     Unanswered {
         /// What it means.
         judged: Box<Judged>,
+        /// What the call took.
+        report: Box<Report>,
+    },
+    /// A streamed answer that broke off after some of it had come.
+    #[error("the answer broke off: {}", judged.message)]
+    Interrupted {
+        /// What it means.
+        judged: Box<Judged>,
+        /// What had come.
+        partial: Box<Message>,
+        /// What the provider had said of its usage; the output count is a placeholder until the
+        /// message's end is near.
+        usage_so_far: Box<Usage>,
         /// What the call took.
         report: Box<Report>,
     },
@@ -73,13 +88,16 @@ pub enum Error {
 impl Error {
     /// The status that says it best.
     #[must_use]
-    pub const fn status(&self) -> StatusCode {
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::Provider { status, .. } => *status,
-            Self::Unanswered { judged, .. } => match judged.verdict.blame {
-                Blame::Target => StatusCode::GATEWAY_TIMEOUT,
-                _ => StatusCode::BAD_GATEWAY,
-            },
+            Self::Unanswered { judged, .. } | Self::Interrupted { judged, .. } => {
+                if is_timeout(judged) {
+                    StatusCode::GATEWAY_TIMEOUT
+                } else {
+                    StatusCode::BAD_GATEWAY
+                }
+            }
             Self::Refused(rejected) => match rejected.why {
                 Rejection::QuotaExhausted => StatusCode::TOO_MANY_REQUESTS,
                 Rejection::DeadlinePassed => StatusCode::GATEWAY_TIMEOUT,
@@ -98,7 +116,7 @@ impl Error {
 
     /// The provider's word for this kind of error.
     #[must_use]
-    pub const fn error_type(&self) -> &'static str {
+    pub fn error_type(&self) -> &'static str {
         match self {
             Self::BadRequest(_) | Self::UnknownRoute(_) => "invalid_request_error",
             Self::NoCredential => "authentication_error",
@@ -107,10 +125,13 @@ impl Error {
                 Rejection::DeadlinePassed => "timeout_error",
                 _ => "overloaded_error",
             },
-            Self::Unanswered { judged, .. } => match judged.verdict.blame {
-                Blame::Target => "timeout_error",
-                _ => "api_error",
-            },
+            Self::Unanswered { judged, .. } | Self::Interrupted { judged, .. } => {
+                if is_timeout(judged) {
+                    "timeout_error"
+                } else {
+                    "api_error"
+                }
+            }
             Self::NoTarget(_) => "overloaded_error",
             Self::Provider { .. } | Self::BadAddress(_) | Self::Invalid(_) | Self::Panicked(_) => {
                 "api_error"
@@ -124,7 +145,9 @@ impl Error {
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         match self {
-            Self::Provider { judged, .. } | Self::Unanswered { judged, .. } => repeatable(judged),
+            Self::Provider { judged, .. }
+            | Self::Unanswered { judged, .. }
+            | Self::Interrupted { judged, .. } => repeatable(judged),
             Self::Refused(rejected) => {
                 let (blame, again) = match rejected.why {
                     Rejection::QuotaExhausted => (Blame::Quota, Again::Here),
@@ -147,9 +170,9 @@ impl Error {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Provider { judged, .. } | Self::Unanswered { judged, .. } => {
-                judged.verdict.not_before
-            }
+            Self::Provider { judged, .. }
+            | Self::Unanswered { judged, .. }
+            | Self::Interrupted { judged, .. } => judged.verdict.not_before,
             Self::Refused(rejected) => rejected.retry_after,
             _ => None,
         }
@@ -164,7 +187,9 @@ impl Error {
                 credential_source,
                 ..
             } => judged.advice(credential_source),
-            Self::Unanswered { judged, .. } => judged.advice("the caller"),
+            Self::Unanswered { judged, .. } | Self::Interrupted { judged, .. } => {
+                judged.advice("the caller")
+            }
             _ => String::new(),
         }
     }
@@ -173,7 +198,9 @@ impl Error {
     #[must_use]
     pub fn report(&self) -> Option<&Report> {
         match self {
-            Self::Provider { report, .. } | Self::Unanswered { report, .. } => Some(report),
+            Self::Provider { report, .. }
+            | Self::Unanswered { report, .. }
+            | Self::Interrupted { report, .. } => Some(report),
             _ => None,
         }
     }
@@ -188,6 +215,11 @@ fn repeatable(judged: &Judged) -> Verdict {
         verdict.not_before = verdict.not_before.max(judged.stop_for);
     }
     verdict
+}
+
+/// Whether one of the attempt's clocks ran out.
+fn is_timeout(judged: &Judged) -> bool {
+    label::TIMEOUTS.contains(&judged.verdict.label)
 }
 
 /// A client that could not start.
@@ -206,4 +238,75 @@ pub enum StartError {
     /// The HTTP transport could not be set up.
     #[error("the HTTP transport could not be set up")]
     Transport(#[from] TransportError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(why: Rejection, retry_after: Option<Duration>) -> Error {
+        let mut rejected = Rejected::new(why);
+        rejected.retry_after = retry_after;
+        Error::Refused(rejected)
+    }
+
+    #[test]
+    fn a_setting_out_of_range_is_named_with_its_value_and_its_range() {
+        let error = Error::from(InvalidPolicy::new("ladder", 17, "1 to 16 rungs"));
+        assert_eq!(
+            error.to_string(),
+            "ladder = 17 is out of range: 1 to 16 rungs"
+        );
+        assert_eq!(error.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(error.verdict().again, Again::Never);
+    }
+
+    #[test]
+    fn what_may_pass_may_be_repeated_and_nothing_else() {
+        let second = Some(Duration::from_secs(1));
+        for (error, blame, again) in [
+            (
+                refused(Rejection::BreakerOpen, second),
+                Blame::Target,
+                Again::Here,
+            ),
+            (
+                refused(Rejection::QuotaExhausted, second),
+                Blame::Quota,
+                Again::Here,
+            ),
+            (
+                refused(Rejection::RetryBudget, second),
+                Blame::Target,
+                Again::Here,
+            ),
+            (
+                refused(Rejection::QueueFull, second),
+                Blame::Target,
+                Again::Here,
+            ),
+            (
+                refused(Rejection::DeadlinePassed, second),
+                Blame::Target,
+                Again::Here,
+            ),
+            (
+                refused(Rejection::Draining, None),
+                Blame::Departed,
+                Again::Never,
+            ),
+            (
+                refused(Rejection::Stopped, None),
+                Blame::Departed,
+                Again::Never,
+            ),
+            (Error::NoCredential, Blame::Credential, Again::Never),
+            (Error::UnknownRoute("x".into()), Blame::Caller, Again::Never),
+            (Error::Panicked("a bug".into()), Blame::Caller, Again::Never),
+        ] {
+            let verdict = error.verdict();
+            assert_eq!((verdict.blame, verdict.again), (blame, again), "{error}");
+            assert_eq!(verdict.not_before, error.retry_after(), "{error}");
+        }
+    }
 }

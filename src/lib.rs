@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod error;
+pub mod message;
 
 pub mod config;
 pub mod delivery;

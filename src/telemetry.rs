@@ -36,11 +36,14 @@ impl std::fmt::Debug for Telemetry {
 struct Shared {
     attempts: RwLock<HashMap<AttemptKey, Counter>>,
     calls: RwLock<HashMap<CallKey, Arc<CallMetrics>>>,
-    models: RwLock<HashMap<(Arc<str>, bool), Arc<ModelMetrics>>>,
+    models: RwLock<HashMap<ModelKey, Arc<ModelMetrics>>>,
 }
 
 /// Target, status and verdict.
 type AttemptKey = (Arc<str>, u16, &'static str);
+
+/// Model, and whether the provider stated the usage.
+type ModelKey = (Arc<str>, bool);
 
 /// Route, profile and verdict.
 type CallKey = (Arc<str>, &'static str, &'static str);

@@ -1,8 +1,9 @@
 //! Bytes out, a stream of bytes in.
 //!
 //! A [`Transport`] sends one request and hands back the answer as soon as its headers are there; the
-//! body follows as a stream. It retries nothing and judges nothing. There are two: the real one
-//! over HTTP, and the simulated provider's, which answers in memory so that time can be virtual.
+//! body follows as a stream. It judges nothing, and sends again only what a stale connection kept from
+//! being read ([`http`]). There are two: the real one over HTTP, and the simulated provider's, which
+//! answers in memory so that time can be virtual.
 
 use std::fmt;
 use std::pin::Pin;

@@ -114,9 +114,14 @@ impl Branch {
 
     /// Ends a child for good.
     pub(crate) async fn remove(&self, name: &str) {
-        if let Some(specs) = self.shared.specs.lock().as_mut() {
-            specs.remove(name);
-        }
+        // Dropped without the lock, as in `close`.
+        let spec = self
+            .shared
+            .specs
+            .lock()
+            .as_mut()
+            .and_then(|specs| specs.remove(name));
+        drop(spec);
         let supervisor = self.shared.supervisor.lock().clone();
         if let Some(supervisor) = supervisor {
             // Err means that it is gone already.

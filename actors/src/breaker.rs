@@ -132,7 +132,7 @@ impl Breaker {
             events,
             rng: Mutex::new(StdRng::seed_from_u64(settings.seed)),
         };
-        shared.show();
+        shared.cell.read(|state| shared.show(state));
         Ok(Self {
             shared: Arc::new(shared),
         })
@@ -165,11 +165,7 @@ impl Breaker {
     pub(crate) async fn knock(&self, knock: Knock) -> Result<Result<Ticket, Barred>, Unanswered> {
         let door = self.shared.open_door.load(Ordering::Acquire);
         if door & 1 == 1 && !knock.again {
-            let pass = Pass {
-                generation: door >> 1,
-                probe: None,
-                ramp: false,
-            };
+            let pass = Pass::plain(door >> 1);
             return Ok(Ok(Ticket::new(self.clone(), pass)));
         }
         // A breaker that is being restarted is not a reason to fail a call that won't wait.
@@ -200,9 +196,34 @@ impl Breaker {
         self.shared.address.ring(BreakerMessage::Force(mode));
     }
 
+    /// Tells the breaker something: at once while the circuit is plainly closed and stays so, since
+    /// there is nobody to let pass and no timer to set then.
     fn note(&self, note: Note) {
-        if self.shared.cell.note(note) {
-            self.shared.address.ring(BreakerMessage::Notes);
+        let shared = &self.shared;
+        let now = Instant::now();
+        let mut note = Some(note);
+        let applied = shared.cell.try_update(|state, notes| {
+            let mut transitions = Vec::new();
+            let was_plain = state.is_plain();
+            let mut rng = shared.rng.lock();
+            for note in notes.into_iter().chain(note.take()) {
+                transitions.extend(state.apply(note, now, &mut rng));
+            }
+            shared.show(state);
+            (transitions, was_plain && state.is_plain())
+        });
+        let ring = match (applied, note) {
+            (_, Some(note)) => shared.cell.note(note),
+            (Some((transitions, calm)), None) => {
+                for transition in &transitions {
+                    shared.announce(transition);
+                }
+                !calm
+            }
+            (None, None) => false,
+        };
+        if ring {
+            shared.address.ring(BreakerMessage::Notes);
         }
     }
 
@@ -223,16 +244,14 @@ const RESTART_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Shared {
     /// Publishes what callers may know without asking.
-    fn show(&self) {
-        let (door, slow, typical) = self.cell.read(|state| {
-            let plain = state.circuit.is_plain() && state.queue.is_empty();
-            let door = (state.circuit.generation() << 1) | u64::from(plain);
-            (door, state.circuit.slow_after(), state.circuit.median())
-        });
+    fn show(&self, state: &BreakerState) {
+        let circuit = &state.circuit;
+        let door = (circuit.generation() << 1) | u64::from(state.is_plain());
         self.open_door.store(door, Ordering::Release);
-        self.slow_after_ms.store(millis(slow), Ordering::Relaxed);
-        self.typical_ms
-            .store(millis(typical.unwrap_or_default()), Ordering::Relaxed);
+        let typical = circuit.median().unwrap_or_default();
+        self.slow_after_ms
+            .store(millis(circuit.slow_after()), Ordering::Relaxed);
+        self.typical_ms.store(millis(typical), Ordering::Relaxed);
     }
 
     fn announce(&self, transition: &Transition) {
@@ -337,13 +356,12 @@ impl BreakerActor {
     fn serve(&self, myself: &ActorRef<BreakerMessage>, alarm: &mut Alarm) {
         let now = Instant::now();
         self.apply_notes(now);
-        let (transition, next) = self
-            .breaker
-            .shared
-            .cell
-            .update(|state| state.serve(now, &self.breaker));
+        let (transition, next) = self.breaker.shared.cell.update(|state| {
+            let served = state.serve(now, &self.breaker);
+            self.breaker.shared.show(state);
+            served
+        });
         self.breaker.shared.cell.moved_on();
-        self.breaker.shared.show();
         if let Some(transition) = transition {
             self.breaker.shared.announce(&transition);
         }

@@ -1,7 +1,8 @@
 //! State that outlives its actor.
 //!
-//! A [`Cell`] is owned by the system and handed to each incarnation of an actor. Only the actor
-//! changes the state; others read it. What callers *tell* an actor (a settled permit, a finished
+//! A [`Cell`] is owned by the system and handed to each incarnation of an actor. The actor changes the
+//! state; others read it, and change it only where nothing has to be ordered, waited for or told
+//! ([`Cell::try_update`]), by the same policy. What callers *tell* an actor (a settled permit, a finished
 //! attempt) goes into the cell's notes first and only then rings the actor, because ractor loses a
 //! mailbox with its actor: a note is taken exactly once, by whichever incarnation comes next.
 //!
@@ -63,6 +64,18 @@ impl<S, N> Cell<S, N> {
         let result = change(&mut state);
         self.dirty.store(false, Ordering::Relaxed);
         result
+    }
+
+    /// Changes the state from outside its actor, together with the notes left for it, where nobody is
+    /// in the way. `None`, and nothing changed, while another has the state or it can't be trusted.
+    pub(crate) fn try_update<R>(&self, change: impl FnOnce(&mut S, Vec<N>) -> R) -> Option<R> {
+        let mut state = self.state.try_lock()?;
+        if self.dirty.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let result = change(&mut state, self.take_notes());
+        self.dirty.store(false, Ordering::Relaxed);
+        Some(result)
     }
 
     /// Reads the state.

@@ -5,6 +5,7 @@
 //! those who wait survive the actor. What permits owe comes back as notes, which survive it too.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -40,6 +41,7 @@ struct Shared {
     address: Address<LimiterMessage>,
     cell: Cell<LimiterState, Note>,
     events: Events,
+    closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -147,6 +149,7 @@ impl Limiter {
                 address,
                 cell: Cell::new(state),
                 events,
+                closed: AtomicBool::new(false),
             }),
         })
     }
@@ -166,6 +169,7 @@ impl Limiter {
     }
 
     pub(crate) fn close(&self) {
+        self.shared.closed.store(true, Ordering::Release);
         self.shared.address.close();
         // Dropping the reply ports tells those who wait.
         let waiting = self
@@ -181,6 +185,9 @@ impl Limiter {
         &self,
         reservation: Reservation,
     ) -> Result<Result<Lease, Exhausted>, Unanswered> {
+        if let Some(lease) = self.reserve_at_once(&reservation) {
+            return Ok(Ok(lease));
+        }
         let until = reservation.until;
         self.shared
             .address
@@ -199,8 +206,42 @@ impl Limiter {
         self.note(Note::Learn(learned));
     }
 
+    /// Reserves without the actor while nobody waits: there is no order to keep then, and a message
+    /// there and back would cost more than the decision.
+    fn reserve_at_once(&self, reservation: &Reservation) -> Option<Lease> {
+        if self.shared.closed.load(Ordering::Acquire) {
+            return None;
+        }
+        let now = Instant::now();
+        let reserved = self.shared.cell.try_update(|state, notes| {
+            state.apply(notes, now);
+            if !state.queue.is_empty() {
+                return None;
+            }
+            let (cost, expires) = (reservation.cost, reservation.expires);
+            state.quota.try_reserve(cost, expires, now).ok()
+        });
+        reserved.flatten().map(|id| Lease {
+            limiter: self.clone(),
+            id,
+            settled: false,
+        })
+    }
+
+    /// Tells the limiter something: at once where nobody waits for what it changes.
     fn note(&self, note: Note) {
-        if self.shared.cell.note(note) {
+        let now = Instant::now();
+        let mut note = Some(note);
+        let waited_for = self.shared.cell.try_update(|state, notes| {
+            state.apply(notes.into_iter().chain(note.take()), now);
+            !state.queue.is_empty()
+        });
+        let ring = match (waited_for, note) {
+            (_, Some(note)) => self.shared.cell.note(note),
+            (Some(waited_for), None) => waited_for,
+            (None, None) => false,
+        };
+        if ring {
             self.shared.address.ring(LimiterMessage::Notes);
         }
     }
@@ -295,21 +336,26 @@ impl LimiterActor {
         if notes.is_empty() {
             return;
         }
-        self.limiter.shared.cell.update(|state| {
-            for note in notes {
-                match note {
-                    Note::Settle { lease, actual } => {
-                        state.quota.settle(lease, actual, now);
-                    }
-                    Note::Learn(learned) => state.quota.learn(&learned, now),
-                }
-            }
-        });
+        self.limiter
+            .shared
+            .cell
+            .update(|state| state.apply(notes, now));
         self.limiter.shared.cell.moved_on();
     }
 }
 
 impl LimiterState {
+    fn apply(&mut self, notes: impl IntoIterator<Item = Note>, now: Instant) {
+        for note in notes {
+            match note {
+                Note::Settle { lease, actual } => {
+                    self.quota.settle(lease, actual, now);
+                }
+                Note::Learn(learned) => self.quota.learn(&learned, now),
+            }
+        }
+    }
+
     fn admit(&mut self, reservation: Reservation, reply: Reply, now: Instant, limiter: &Limiter) {
         if self.queue.is_empty() {
             match self

@@ -79,32 +79,35 @@ impl Pool {
     /// Has a caller drive `future` to its end, waiting for one until `deadline`.
     ///
     /// `Ok(None)` when the future panicked. Dropping this drops the future.
-    pub(crate) async fn run<T: Send + 'static>(
+    pub(crate) fn run<T: Send + 'static>(
         &self,
         future: impl Future<Output = T> + Send + 'static,
         deadline: Instant,
-    ) -> Result<Option<T>, Rejected> {
-        let _seat = self.seat(deadline).await?;
+    ) -> impl Future<Output = Result<Option<T>, Rejected>> + Send {
+        // Boxed before the first wait: a call's future is large, and so it is moved only once.
         let (answer, mut answered) = oneshot::channel();
         let job = Job::new(Box::pin(async move {
             // Err means that the submitter has left.
             drop(answer.send(future.await));
         }));
-        loop {
-            let idle = self.shared.idle.lock().pop();
-            let caller = match idle {
-                Some(caller) => caller,
-                None => (self.shared.hire)(self.clone()).await?,
-            };
-            let (done, ended) = oneshot::channel();
-            if !caller.hand(CallerMessage::Run {
-                job: job.clone(),
-                done,
-            }) {
-                continue;
-            }
-            if ended.await.is_ok() || job.is_broken() {
-                return Ok(answered.try_recv().ok());
+        async move {
+            let _seat = self.seat(deadline).await?;
+            loop {
+                let idle = self.shared.idle.lock().pop();
+                let caller = match idle {
+                    Some(caller) => caller,
+                    None => (self.shared.hire)(self.clone()).await?,
+                };
+                let (done, ended) = oneshot::channel();
+                if !caller.hand(CallerMessage::Run {
+                    job: job.clone(),
+                    done,
+                }) {
+                    continue;
+                }
+                if ended.await.is_ok() || job.is_broken() {
+                    return Ok(answered.try_recv().ok());
+                }
             }
         }
     }

@@ -185,6 +185,8 @@ impl System {
     /// Starts one step of an agent: `work` is run, and run again after a panic, a hang or the loss
     /// of its actor, within the step's own budget and deadline. An error of its is the step's end.
     ///
+    /// Dropping this future may leave a step that has begun without a handle.
+    ///
     /// # Errors
     ///
     /// [`StartError`] when the system has stopped.

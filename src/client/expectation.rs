@@ -47,11 +47,11 @@ struct Learned {
 
 /// Time from an answer's headers to its first content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FirstContent {
+pub struct FirstContent {
     /// The median.
-    pub(super) p50: Duration,
+    pub p50: Duration,
     /// The 99th percentile.
-    pub(super) p99: Duration,
+    pub p99: Duration,
 }
 
 impl Expectation {

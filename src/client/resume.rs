@@ -37,13 +37,15 @@ pub(super) struct Resumable {
 
 enum Part {
     Live(Box<Watched>),
-    /// The request for the rest, and why the part before it broke off.
-    Asked {
-        rest: BoxFuture<'static, Option<Box<Watched>>>,
-        broken: Option<BrokenOff>,
-        ping: Pin<Box<Sleep>>,
-    },
+    Asked(Box<Asked>),
     Over,
+}
+
+/// The request for the rest, and why the part before it broke off.
+struct Asked {
+    rest: BoxFuture<'static, Option<Box<Watched>>>,
+    broken: BrokenOff,
+    ping: Pin<Box<Sleep>>,
 }
 
 impl Resumable {
@@ -81,27 +83,22 @@ impl Resumable {
                         match self.ask(&broken, used.output) {
                             Some(rest) => {
                                 self.splice.next_part(used);
-                                self.part = Part::Asked {
-                                    rest,
-                                    broken: Some(broken),
-                                    ping: Box::pin(sleep_until(Instant::now() + FIRST_PING)),
-                                };
+                                let ping = Box::pin(sleep_until(Instant::now() + FIRST_PING));
+                                self.part = Part::Asked(Box::new(Asked { rest, broken, ping }));
                             }
                             None => return Poll::Ready(Some(self.end(broken))),
                         }
                     }
                 },
-                Part::Asked { rest, broken, ping } => match rest.as_mut().poll(cx) {
+                Part::Asked(asked) => match asked.rest.as_mut().poll(cx) {
                     Poll::Ready(Some(watched)) => self.part = Part::Live(watched),
                     Poll::Ready(None) => {
-                        let Some(broken) = broken.take() else {
-                            self.part = Part::Over;
-                            continue;
-                        };
-                        return Poll::Ready(Some(self.end(broken)));
+                        if let Part::Asked(asked) = std::mem::replace(&mut self.part, Part::Over) {
+                            return Poll::Ready(Some(self.end(asked.broken)));
+                        }
                     }
                     Poll::Pending => {
-                        ready!(poll_ping(ping, cx));
+                        ready!(poll_ping(&mut asked.ping, cx));
                         return Poll::Ready(Some(Bytes::from_static(PING_EVENT.as_bytes())));
                     }
                 },

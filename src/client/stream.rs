@@ -301,6 +301,11 @@ impl Watched {
                 self.settle(&Verdict::OK);
                 return Poll::Ready(None);
             }
+            // A provider that is never silent would not let the clocks be asked.
+            if self.exchange.ends.is_thrown() && !self.end_if_stopped() {
+                self.fail(BrokenOff::of(judge_draining()));
+                continue;
+            }
             let arrived = match self.body.poll_next_unpin(cx) {
                 Poll::Ready(read) => self.arrived(read),
                 Poll::Pending => match self.poll_patience(cx) {
@@ -310,10 +315,14 @@ impl Watched {
                 },
             };
             if let Err(broken) = arrived {
-                self.failed = Some(broken);
-                self.over = true;
+                self.fail(broken);
             }
         }
+    }
+
+    fn fail(&mut self, broken: BrokenOff) {
+        self.failed = Some(broken);
+        self.over = true;
     }
 
     /// Whether the wait for the provider is over: its silence is too long, or all streams end.
@@ -322,7 +331,7 @@ impl Watched {
         let Some(released) = &mut self.released else {
             return Poll::Pending;
         };
-        if self.exchange.ends.is_thrown() || released.thrown.as_mut().poll(cx).is_ready() {
+        if released.thrown.as_mut().poll(cx).is_ready() {
             return Poll::Ready(BrokenOff::of(judge_draining()));
         }
         if released.alarm.deadline() != until {

@@ -16,7 +16,7 @@ use seawall_actors::system::{QuotaSpec, System, Target, TargetSpec};
 
 use super::Shared;
 use super::ask::Endpoint;
-use super::expectation::Expectation;
+use super::expectation::{Expectation, FirstContent};
 use crate::config;
 use crate::error::Error;
 use crate::provider::anthropic::headers::Credential;
@@ -118,6 +118,17 @@ impl Targets {
             ..TargetSpec::default()
         };
         system.target(full, || spec).await
+    }
+
+    /// What is usual from the headers to the first content, by target.
+    pub(super) fn first_contents(&self) -> Vec<(Arc<str>, FirstContent)> {
+        let expectations = self.expectations.read();
+        let mut usual: Vec<_> = expectations
+            .iter()
+            .filter_map(|(name, expected)| Some((Arc::clone(name), expected.first_content()?)))
+            .collect();
+        usual.sort_by(|(a, _), (b, _)| a.cmp(b));
+        usual
     }
 
     fn expectation(&self, full: &str) -> Arc<Expectation> {

@@ -15,6 +15,8 @@ use crate::delivery::{Delivery, Hold};
 use crate::profile::{Priority, Profile, Timeouts};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
+/// As many as a call can be told to try.
+const MOST_RUNGS: usize = 16;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// A ladder and how a call climbs down it.
@@ -43,6 +45,14 @@ pub struct Route {
     pub retry: RetrySettings,
     /// The answer of the static rung; there exactly when the ladder has one.
     pub static_text: Option<String>,
+}
+
+impl Route {
+    /// How a streamed answer reaches a caller that asks for nothing else.
+    #[must_use]
+    pub fn delivery(&self) -> Delivery {
+        self.delivery.unwrap_or_else(|| self.profile.delivery())
+    }
 }
 
 /// One step of a ladder.
@@ -352,6 +362,15 @@ fn read_ladder(
             format!(
                 "route `{route}`: its ladder is empty; write at least one of: {}",
                 names(targets)
+            ),
+        );
+    }
+    if ladder.len() > MOST_RUNGS {
+        doc.refuse(
+            section.span(),
+            format!(
+                "route `{route}`: its ladder has {} rungs; write at most {MOST_RUNGS}",
+                ladder.len()
             ),
         );
     }

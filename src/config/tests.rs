@@ -243,6 +243,14 @@ fn a_key_that_this_version_would_ignore_is_refused() {
         "seawall.toml:2:12:",
         &["events", "shorter than `stall`"],
     );
+    let many: Vec<String> = (0..17).map(|n| format!("\"t{n}\"")).collect();
+    let targets: String = (0..17).map(|n| format!("[targets.t{n}]\n")).collect();
+    let ladder = many.join(", ");
+    refused(
+        &format!("{targets}[routes.default]\nladder = [{ladder}]"),
+        "seawall.toml:18:9:",
+        &["17 rungs", "at most 16"],
+    );
     refused(
         "[routes.default]\non_disconnect = \"wait\"",
         "seawall.toml:2:17:",

@@ -218,9 +218,8 @@ impl Visit for CallLine {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name() {
-            "verdict" => value.clone_into(&mut self.verdict),
-            _ => {}
+        if field.name() == "verdict" {
+            value.clone_into(&mut self.verdict);
         }
     }
 

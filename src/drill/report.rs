@@ -162,12 +162,12 @@ const COLUMNS: [(&str, Cell); 17] = [
     }),
     ("429", |s| s.provider_429.to_string()),
     ("quota", |s| s.quota_used.map_or_else(dash, percent)),
-    ("detect", |s| span(s.detect_ms)),
-    ("recover", |s| span(s.recover_ms)),
-    ("waited", |s| span(s.waiting_served_ms)),
-    ("p50", |s| span(s.p50_ms)),
-    ("p95", |s| span(s.p95_ms)),
-    ("p99", |s| span(s.p99_ms)),
+    ("detect", |s| time(s.detect_ms)),
+    ("recover", |s| time(s.recover_ms)),
+    ("waited", |s| time(s.waiting_served_ms)),
+    ("p50", |s| time(s.p50_ms)),
+    ("p95", |s| time(s.p95_ms)),
+    ("p99", |s| time(s.p99_ms)),
     ("left over", |s| s.in_flight_at_end.to_string()),
 ];
 
@@ -190,6 +190,10 @@ fn table(seen: &ScenarioReport) -> String {
     }
     out.push_str("</tbody></table></div>");
     out
+}
+
+fn time(ms: Option<u64>) -> String {
+    ms.map_or_else(dash, |_| span(ms))
 }
 
 fn dash() -> String {

@@ -1,3 +1,4 @@
+use ::http::HeaderValue;
 use futures_util::StreamExt;
 use proptest::prelude::{any, proptest};
 use serde_json::Value;

@@ -4,18 +4,22 @@
 //! request that meets a pooled connection which the other side has closed meanwhile is sent once
 //! more, on a fresh connection, and that is no attempt of its own: the connection was at fault, not
 //! the target. The pool does it itself while no byte was written. Afterwards it is done only where
-//! the connection was a reused one and broke without an answer so soon that the other side can
-//! hardly have read the request, since a request that was read may be billed. Every other break is
-//! reported and the retry policy decides.
+//! the connection was a reused one, had been idle for long enough to be closed for that, and broke
+//! without an answer so soon that the other side can hardly have read the request, since a request
+//! that was read may be billed. Every other break is reported and the retry policy decides.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{io, iter};
 
+use ::http::Uri;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
+use parking_lot::{Mutex, RwLock};
+use reqwest::Url;
 use tokio::time::Instant;
 use tower::util::MapResponseLayer;
 
@@ -32,10 +36,16 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// the request needs longer to fail at it. Later the break is the target's.
 const STALE_WITHIN: Duration = Duration::from_millis(500);
 
+/// No server closes a connection for idleness sooner. A busy provider's resets are never taken for it.
+const STALE_AFTER: Duration = Duration::from_secs(1);
+
 tokio::task_local! {
     /// Whether the exchange of this task has a connection of its own making.
     static FRESH: Arc<AtomicBool>;
 }
+
+/// Most addresses that are kept parsed: some for each target.
+const MOST_ADDRESSES: usize = 256;
 
 /// Sends over HTTP/1.1 or HTTP/2, whichever the provider negotiates.
 #[derive(Debug, Clone)]
@@ -43,6 +53,29 @@ pub struct HttpTransport {
     pooled: reqwest::Client,
     /// For what met a stale connection: a pool may hold more of them.
     unpooled: reqwest::Client,
+    addresses: Arc<RwLock<HashMap<Uri, Url>>>,
+    quiet: Arc<Quiet>,
+    stale_after: Duration,
+}
+
+/// When an exchange last ended: since then at least, every pooled connection has been idle.
+#[derive(Debug)]
+struct Quiet(Mutex<Instant>);
+
+impl Quiet {
+    fn since(&self) -> Instant {
+        *self.0.lock()
+    }
+}
+
+/// Notes the end of an exchange, whichever way it ends.
+#[derive(Debug)]
+struct Ending(Arc<Quiet>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        *self.0.0.lock() = Instant::now();
+    }
 }
 
 impl HttpTransport {
@@ -69,21 +102,55 @@ impl HttpTransport {
         Ok(Self {
             pooled: client(usize::MAX)?,
             unpooled: client(0)?,
+            addresses: Arc::default(),
+            quiet: Arc::new(Quiet(Mutex::new(Instant::now()))),
+            stale_after: STALE_AFTER,
         })
+    }
+
+    /// Sets how long a connection has to be idle before a break on it can mean that the provider
+    /// closed it for that. One second unless set: no known server closes sooner.
+    #[must_use]
+    pub const fn stale_after(mut self, idle: Duration) -> Self {
+        self.stale_after = idle;
+        self
+    }
+
+    /// The address in the form that reqwest takes. Those without a query are few and come again.
+    fn address(&self, uri: &Uri) -> Result<Url, TransportError> {
+        if let Some(known) = self.addresses.read().get(uri) {
+            return Ok(known.clone());
+        }
+        let parsed = Url::parse(&uri.to_string())
+            .map_err(|error| TransportError::because(Broken::Protocol, error))?;
+        if uri.query().is_none() {
+            let mut addresses = self.addresses.write();
+            if addresses.len() < MOST_ADDRESSES {
+                addresses.insert(uri.clone(), parsed.clone());
+            }
+        }
+        Ok(parsed)
     }
 }
 
 impl Transport for HttpTransport {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
         async move {
+            let address = self.address(&request.uri)?;
             let began = Instant::now();
+            let idle = began.saturating_duration_since(self.quiet.since());
+            let ending = Ending(Arc::clone(&self.quiet));
             let fresh = Arc::new(AtomicBool::new(false));
             let sent = FRESH
-                .scope(Arc::clone(&fresh), exchange(&self.pooled, request.clone()))
+                .scope(
+                    Arc::clone(&fresh),
+                    exchange(&self.pooled, address.clone(), request.clone()),
+                )
                 .await;
             let outcome = match sent {
                 Err(error)
-                    if !fresh.load(Ordering::Relaxed)
+                    if idle >= self.stale_after
+                        && !fresh.load(Ordering::Relaxed)
                         && began.elapsed() < STALE_WITHIN
                         && closed_unanswered(&error) =>
                 {
@@ -92,11 +159,13 @@ impl Transport for HttpTransport {
                         "a pooled connection was stale; sending once more on a fresh one"
                     );
                     metrics::counter!("seawall_stale_connections_total").increment(1);
-                    exchange(&self.unpooled, request).await
+                    exchange(&self.unpooled, address, request).await
                 }
                 outcome => outcome,
             };
-            outcome.map(into_response).map_err(before_headers)
+            outcome
+                .map(|answer| into_response(answer, ending))
+                .map_err(before_headers)
         }
         .boxed()
     }
@@ -104,14 +173,13 @@ impl Transport for HttpTransport {
 
 async fn exchange(
     client: &reqwest::Client,
+    address: Url,
     request: Request,
 ) -> Result<reqwest::Response, reqwest::Error> {
-    client
-        .request(request.method, request.uri.to_string())
-        .headers(request.headers)
-        .body(request.body)
-        .send()
-        .await
+    let mut exchange = reqwest::Request::new(request.method, address);
+    *exchange.headers_mut() = request.headers;
+    *exchange.body_mut() = Some(request.body.into());
+    client.execute(exchange).await
 }
 
 /// Marks the exchange that a new connection was made for.
@@ -152,10 +220,13 @@ fn closed_unanswered(error: &reqwest::Error) -> bool {
     })
 }
 
-fn into_response(answer: reqwest::Response) -> Response {
+fn into_response(answer: reqwest::Response, ending: Ending) -> Response {
     let (parts, body) = http::Response::from(answer).into_parts();
-    let chunks = http_body_util::BodyDataStream::new(body)
-        .map(|chunk| chunk.map_err(|error| TransportError::because(Broken::InBody, error)));
+    let chunks = http_body_util::BodyDataStream::new(body).map(move |chunk| {
+        // The closure lives as long as the body, and the ending with it.
+        let _whole = &ending;
+        chunk.map_err(|error| TransportError::because(Broken::InBody, error))
+    });
     Response {
         status: parts.status,
         headers: parts.headers,

@@ -64,6 +64,15 @@ pub const TRUNCATED: &str = "truncated";
 /// The provider is not there for the moment.
 pub const UNAVAILABLE: &str = "unavailable";
 
+/// Those that say that one of an attempt's clocks ran out.
+pub const TIMEOUTS: [&str; 5] = [
+    CONNECT_TIMEOUT,
+    HEADERS_TIMEOUT,
+    FIRST_CONTENT_TIMEOUT,
+    STALLED,
+    TOTAL_TIMEOUT,
+];
+
 /// Every label above, for whoever lists series beforehand.
 pub const ALL: [&str; 31] = [
     AUTHENTICATION,

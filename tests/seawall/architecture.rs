@@ -146,17 +146,23 @@ fn every_file_is_named_after_a_noun() {
 
 #[test]
 fn every_test_file_is_reached() {
-    let main = fs::read_to_string(root().join("tests/seawall/main.rs")).unwrap();
-    for (path, _) in files("tests/seawall") {
-        let name = Path::new(&path)
-            .file_stem()
-            .unwrap()
-            .to_string_lossy()
-            .into_owned();
-        assert!(
-            name == "main" || main.contains(&format!("mod {name};")),
-            "{path}"
-        );
+    for tree in ["tests/seawall", "tests/fuzz"] {
+        for (path, _) in files(tree) {
+            let path = Path::new(&path);
+            let (folder, name) = (path.parent().unwrap(), path.file_stem().unwrap());
+            let parent = if folder == Path::new(tree) {
+                folder.join("main.rs")
+            } else {
+                folder.with_extension("rs")
+            };
+            let parent = fs::read_to_string(root().join(parent)).unwrap();
+            let named = format!("mod {};", name.to_string_lossy());
+            assert!(
+                name == "main" || parent.contains(&named),
+                "{}",
+                path.display()
+            );
+        }
     }
 }
 

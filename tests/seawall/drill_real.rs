@@ -156,8 +156,11 @@ fn a_drill_that_is_stopped_shows_what_it_saw_and_judges_nothing() {
     assert_eq!(report.scenarios.len(), 1);
     let seen = &report.scenarios[0];
     let client = &seen.clients[0];
-    let calls = client.score.calls;
-    assert!((1..=20).contains(&calls), "{calls}");
+    let (calls, attempts) = (client.score.calls, client.score.attempts);
+    assert!(
+        calls < 3_600 && attempts >= 20,
+        "{calls} calls, {attempts} attempts"
+    );
     assert_eq!(client.score.in_flight_at_end, 0);
     assert!(client.agreed > 10, "{}", client.agreed);
     assert_eq!((report.missed().count(), seen.bars_checked()), (0, 0));

@@ -1,123 +1,15 @@
 //! The real binary between a real client and a real server.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use seawall::sim::recordings::{Recording, Recordings};
-use seawall::sim::{Fault, FaultKind, http as sim_http};
+use seawall::sim::{Fault, FaultKind};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::process::{BOUND, Gateway, ONE_ATTEMPT, instant, request, serve, sim};
-
-fn recordings() -> Arc<Recordings> {
-    let root = std::env::var_os("SEAWALL_RECORDINGS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/recordings"),
-        PathBuf::from,
-    );
-    if root.join("anthropic").is_dir() {
-        return Recordings::load(&root.join("anthropic")).unwrap();
-    }
-    println!("no recordings at {}: own fixtures only", root.display());
-    Arc::new(Recordings::new(fixtures()))
-}
-
-fn fixtures() -> Vec<Recording> {
-    let stream = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\
-        \"usage\":{\"input_tokens\":9,\"output_tokens\":1}}   }\n\nevent: ping\ndata: {\"type\": \"ping\"}\n\n\
-        event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":\
-        {\"type\":\"text\",\"text\":\"\"}}\n\nevent: content_block_delta\ndata: {\"type\":\"content_block_delta\",\
-        \"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"Hi\"}}\n\nevent: content_block_stop\n\
-        data: {\"type\":\"content_block_stop\",\"index\":0}\n\nevent: message_delta\ndata: {\"type\":\
-        \"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":4}}\n\n\
-        event: message_stop\ndata: {\"type\":\"message_stop\"    }\n\n";
-    let error = "event: error\ndata: {\"type\":\"error\",\"error\":{\"details\":null,\"type\":\
-        \"overloaded_error\",\"message\":\"Overloaded\"}            }\n\n";
-    let whole = r#"{"type":"message","content":[],"usage":{"input_tokens":3,"output_tokens":5}}"#;
-    let plain = "upstream connect error or disconnect/reset before headers";
-    [
-        ("stream", 200, "text/event-stream", stream),
-        ("error-stream", 200, "text/event-stream", error),
-        ("whole", 200, "application/json", whole),
-        ("plain-503", 503, "text/plain", plain),
-    ]
-    .into_iter()
-    .map(|(id, status, kind, body)| {
-        let mut headers = HeaderMap::new();
-        headers.insert("content-type", HeaderValue::from_static(kind));
-        Recording {
-            id: id.to_owned(),
-            method: Method::POST,
-            path: "/v1/messages".to_owned(),
-            request_headers: HeaderMap::new(),
-            request_body: Bytes::from(request(status == 200 && kind != "application/json")),
-            status: StatusCode::from_u16(status).unwrap(),
-            headers,
-            body: Bytes::from(body),
-        }
-    })
-    .collect()
-}
-
-#[tokio::test]
-async fn every_recorded_exchange_passes_byte_for_byte_at_any_chunking() {
-    let recordings = recordings();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let served = Arc::clone(&recordings);
-    serve(sim_http::serve_recordings(
-        listener,
-        served,
-        std::future::pending(),
-    ));
-    let gateway = Gateway::start(address, ONE_ATTEMPT);
-    for (n, recording) in recordings.all().iter().enumerate() {
-        let body = match recording.request_body.is_empty() {
-            true if recording.method == Method::POST => Bytes::from_static(b"{}"),
-            _ => recording.request_body.clone(),
-        };
-        let answer = gateway
-            .client
-            .request(recording.method.clone(), format!("{}{}", gateway.base, recording.path))
-            // A key for each, since some of them stop the quota of theirs.
-            .header("x-api-key", format!("sk-{n}"))
-            .header("x-sim-recording", &recording.id)
-            .header("x-sim-chunks", n.to_string())
-            .body(body)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), recording.status, "{}", recording.id);
-        for name in [
-            "request-id",
-            "content-type",
-            "retry-after",
-            "x-should-retry",
-        ] {
-            if let Some(recorded) = recording.headers.get(name) {
-                assert_eq!(
-                    answer.headers().get(name),
-                    Some(recorded),
-                    "{}: {name}",
-                    recording.id
-                );
-            }
-        }
-        let passed = answer.bytes().await.unwrap();
-        assert!(
-            passed == recording.body,
-            "{}: the body changed",
-            recording.id
-        );
-    }
-    gateway.idle().await;
-}
+use crate::process::{BOUND, Gateway, ONE_ATTEMPT, instant, request, sim};
 
 #[tokio::test]
 async fn an_overloaded_answer_is_retried_unseen() {

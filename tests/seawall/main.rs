@@ -15,6 +15,8 @@ mod gateway;
 #[cfg(test)]
 mod gateway_abuse;
 #[cfg(test)]
+mod gateway_recordings;
+#[cfg(test)]
 mod jitter;
 #[cfg(test)]
 mod leaving;

@@ -126,7 +126,9 @@ struct Caller {
 impl Caller {
     fn new(address: String) -> Self {
         Self {
-            transport: HttpTransport::new(Duration::from_secs(10)).unwrap(),
+            transport: HttpTransport::new(Duration::from_secs(10))
+                .unwrap()
+                .stale_after(Duration::ZERO),
             address,
         }
     }
@@ -243,4 +245,20 @@ async fn an_answer_that_has_begun_is_never_asked_for_again() {
     assert!(caller.call().await.is_ok());
     assert_eq!(caller.call().await, Err(Broken::InBody));
     assert_eq!(counted.both(), (1, 2));
+}
+
+#[tokio::test]
+async fn a_break_on_a_connection_that_was_just_used_is_the_targets() {
+    let (address, counted) = server(|_, request| match request {
+        1 => Then::Answer,
+        _ => Then::CloseUnread,
+    })
+    .await;
+    let caller = Caller {
+        transport: HttpTransport::new(Duration::from_secs(10)).unwrap(),
+        address,
+    };
+    assert!(caller.call().await.is_ok());
+    assert_eq!(caller.call().await, Err(Broken::BeforeHeaders));
+    assert_eq!(counted.connections.load(Ordering::SeqCst), 1);
 }

@@ -30,6 +30,11 @@ pub(super) struct Waiter {
 }
 
 impl BreakerState {
+    /// Whether every call passes without being asked about.
+    pub(super) fn is_plain(&self) -> bool {
+        self.circuit.is_plain() && self.queue.is_empty()
+    }
+
     pub(super) fn apply(
         &mut self,
         note: Note,

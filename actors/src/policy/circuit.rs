@@ -81,19 +81,14 @@ impl Circuit {
         self.end_ramp_when_over(now);
         let generation = self.generation;
         match &mut self.phase {
-            Phase::Closed { ramp: None, .. } => Admission::Pass(Pass {
-                generation,
-                probe: None,
-                ramp: false,
-            }),
+            Phase::Closed { ramp: None, .. } => Admission::Pass(Pass::plain(generation)),
             Phase::Closed {
                 ramp: Some(ramp), ..
             } => {
                 if ramp.admit(now) {
                     Admission::Pass(Pass {
-                        generation,
-                        probe: None,
                         ramp: true,
+                        ..Pass::plain(generation)
                     })
                 } else {
                     Admission::Wait { until: None }
@@ -107,10 +102,10 @@ impl Circuit {
                     id: self.probes,
                     expires,
                 });
+                let probe = Some(self.probes);
                 Admission::Pass(Pass {
-                    generation,
-                    probe: Some(self.probes),
-                    ramp: false,
+                    probe,
+                    ..Pass::plain(generation)
                 })
             }
             Phase::Open { until, .. } => Admission::Wait { until: *until },

@@ -35,6 +35,7 @@ async fn of_ten_steps_one_panics_twice_and_all_are_answered() {
         let runs = if n == 4 { 3 } else { 1 };
         assert_eq!(step.join().await.unwrap(), (n, runs));
     }
+    nothing_is_left(&system).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -60,6 +61,7 @@ async fn a_hang_is_taken_again_and_a_budget_is_a_budget() {
         matches!(gave_up, StepError::GaveUp { runs: 3, .. }),
         "{gave_up:?}"
     );
+    nothing_is_left(&system).await;
 }
 
 #[tokio::test(start_paused = true)]

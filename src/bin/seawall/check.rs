@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 use seawall::config::{
-    Config, ConfigError, Credential, Problem, QuotaSettings, Route, Rung, Target,
+    Config, ConfigError, Credential, Delivery, OnDisconnect, Problem, QuotaSettings, Route, Rung,
+    Target,
 };
 use serde_json::{Value, json};
 
@@ -69,17 +70,13 @@ fn in_words(config: &Config) -> String {
             &mut text,
             1,
             format_args!(
-                "profile {}, priority {}, answers come piece by piece",
+                "profile {}, priority {}, {}",
                 route.profile,
-                route.priority.as_str()
+                route.priority.as_str(),
+                delivery_in_words(route)
             ),
         );
-        let total = route.timeouts.total;
-        line(
-            &mut text,
-            1,
-            format_args!("every call ends within {}", show(total)),
-        );
+        line(&mut text, 1, format_args!("{}", end_in_words(route)));
         line(
             &mut text,
             1,
@@ -160,6 +157,41 @@ fn whose_key(target: &Target) -> String {
     }
 }
 
+fn delivery_in_words(route: &Route) -> String {
+    let streams = match route.delivery() {
+        Delivery::Complete => "streams come when they are whole, with pings until then".to_owned(),
+        Delivery::Hold(hold) if hold.tokens == u64::MAX => {
+            format!("streams come {} after their first content", show(hold.time))
+        }
+        Delivery::Hold(hold) => format!(
+            "streams come once {} tokens or {} of them are there",
+            hold.tokens,
+            show(hold.time)
+        ),
+        Delivery::Resume => {
+            "streams come piece by piece, and a text that breaks off is continued".to_owned()
+        }
+        _ => "streams come piece by piece".to_owned(),
+    };
+    match route.on_disconnect {
+        OnDisconnect::Finish => format!("{streams} and are finished when their client has left"),
+        _ => streams,
+    }
+}
+
+fn end_in_words(route: &Route) -> String {
+    let (total, generation) = (route.timeouts.total, route.timeouts.generation);
+    if route.delivery() == Delivery::Complete || generation <= total {
+        format!("every call ends within {}", show(total))
+    } else {
+        format!(
+            "every call ends within {}; a stream that has begun to come may go on for {}",
+            show(total),
+            show(generation)
+        )
+    }
+}
+
 /// The arithmetic of the worst case, so that nobody has to do it during an outage.
 fn attempts_in_words(text: &mut String, route: &Route) {
     let (retry, timeouts) = (route.retry, route.timeouts);
@@ -168,11 +200,17 @@ fn attempts_in_words(text: &mut String, route: &Route) {
         text,
         1,
         format_args!(
-            "one attempt may take {} to connect, {} more to the status line, {} more to the first content, {} between two pieces",
+            "one attempt may take {} to connect, {} more to the status line, {}{} more to the first content, {} between two pieces and {} between two that are no pings",
             show(timeouts.connect),
             show(timeouts.headers),
+            if timeouts.learn_first_content {
+                "twice the target's 99th percentile or at most "
+            } else {
+                ""
+            },
             show(timeouts.first_content),
-            show(timeouts.stall)
+            show(timeouts.stall),
+            show(timeouts.events)
         ),
     );
     if retry.attempts == 1 {
@@ -289,6 +327,8 @@ fn route_as_json(route: &Route) -> Value {
         "models": models,
         "profile": route.profile.as_str(),
         "priority": route.priority.as_str(),
+        "delivery": route.delivery().as_str(),
+        "finishes_after_disconnect": route.on_disconnect == OnDisconnect::Finish,
         "wait_ms": millis(route.wait),
         "timeouts_ms": {
             "connect": millis(timeouts.connect),
@@ -297,6 +337,7 @@ fn route_as_json(route: &Route) -> Value {
             "stall": millis(timeouts.stall),
             "events": millis(timeouts.events),
             "total": millis(timeouts.total),
+            "generation": millis(timeouts.generation),
         },
         "retry": {
             "attempts": retry.attempts,

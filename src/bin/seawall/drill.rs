@@ -13,14 +13,11 @@ use tokio::task::JoinHandle;
 use crate::gateway::stop::Stop;
 use crate::{complain, print};
 
-const LONG_ABOUT: &str = "\
-Run scripted outages against the simulated provider and compare clients
-
+const AFTER_HELP: &str = "\
 Each scenario is played by three clients over the same seed: seawall, sdk (the official SDKs' policy: \
 two retries) and naive (one attempt). Seawall has to meet the scenario's bars. Every drill also checks \
-that what was counted agrees: seawall's metrics and log lines, a meter on the wire, and the provider.";
+that what was counted agrees: seawall's metrics and log lines, a meter on the wire, and the provider.
 
-const AFTER_HELP: &str = "\
 Scenarios:
   outage          a minute of 529 in three minutes at 20 calls a second, and no other model
   outage-primary  the same, with a smaller model that stays healthy
@@ -44,7 +41,7 @@ Exit codes: 0 every bar is met; 1 a bar was missed, or the drill failed or was s
 
 /// What `seawall drill` is told.
 #[derive(Debug, Args)]
-#[command(long_about = LONG_ABOUT, after_help = AFTER_HELP)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct DrillArgs {
     /// A scenario's name or a TOML file; without it: all of them, and one table at the end
     #[arg(value_name = "NAME|FILE")]

@@ -98,13 +98,17 @@ fn row(
     let mut legend = String::new();
     for line in drawn.first().map_or(&[][..], |(_, lines)| lines) {
         let RGBColor(r, g, b) = line.colour;
-        let key = "<span class=\"key\" style=\"background:";
-        let _ok = write!(legend, "{key}rgb({r},{g},{b})\"></span>{}", line.name);
+        let key = "<span><span class=\"key\" style=\"background:";
+        let _ok = write!(
+            legend,
+            "{key}rgb({r},{g},{b})\"></span>{}</span>",
+            line.name
+        );
     }
     if axis.fault.is_some() {
         let _ok = write!(
             legend,
-            "<span class=\"key\" style=\"background:#ccc\"></span>fault"
+            "<span><span class=\"key\" style=\"background:#ccc\"></span>fault</span>"
         );
     }
     let panels = drawn
@@ -145,16 +149,24 @@ fn draw(axis: Axis, top: f64, lines: &[Line]) -> Result<String, DrillError> {
             .map_err(failed)?;
         for line in lines {
             let style = line.colour.stroke_width(2);
-            let points = line.points.iter().copied();
-            chart
-                .draw_series(LineSeries::new(points, style))
-                .map_err(failed)?;
+            for run in runs(&line.points, axis.bucket) {
+                // A line of one point would not be seen.
+                let dot = if run.len() == 1 { 2 } else { 0 };
+                chart
+                    .draw_series(LineSeries::new(run.iter().copied(), style).point_size(dot))
+                    .map_err(failed)?;
+            }
         }
         root.present().map_err(failed)?;
     }
     // The page carries the label and scales the drawing.
     let fixed = format!("<svg width=\"{}\" height=\"{}\" ", SIZE.0, SIZE.1);
     Ok(svg.replacen(&fixed, "<svg aria-hidden=\"true\" ", 1))
+}
+
+/// Where a bucket has no value there is nothing to draw, least of all a line across it.
+fn runs(points: &[(f64, f64)], bucket: f64) -> impl Iterator<Item = &[(f64, f64)]> {
+    points.chunk_by(move |one, next| next.0 - one.0 < 1.5 * bucket)
 }
 
 fn failed(error: impl Display) -> DrillError {
@@ -277,6 +289,19 @@ fn index(axis: Axis, at: Duration) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_line_crosses_what_was_not_measured() {
+        let points = [
+            (5.0, 1.0),
+            (15.0, 1.0),
+            (65.0, 60.0),
+            (85.0, 1.0),
+            (94.0, 1.0),
+        ];
+        let found: Vec<_> = runs(&points, 10.0).map(<[_]>::len).collect();
+        assert_eq!(found, [2, 1, 2]);
+    }
 
     #[test]
     fn a_panel_is_an_svg_that_scales() {

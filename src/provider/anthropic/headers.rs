@@ -49,11 +49,20 @@ pub fn request_headers(from_client: &HeaderMap) -> HeaderMap {
 ///
 /// `content-length` is kept only where the body goes back unchanged and whole.
 #[must_use]
-pub fn response_headers(from_upstream: &HeaderMap, body_unchanged: bool) -> HeaderMap {
+pub fn response_headers(from_upstream: HeaderMap, body_unchanged: bool) -> HeaderMap {
+    let stale = |name: &HeaderName| *name == CONTENT_LENGTH && !body_unchanged;
+    // Most answers have nothing to lose and need no copy. Removing in place would change the order.
+    let has_stale = !body_unchanged && from_upstream.contains_key(CONTENT_LENGTH);
+    if !has_stale
+        && !OF_ONE_HOP
+            .iter()
+            .any(|name| from_upstream.contains_key(name))
+    {
+        return from_upstream;
+    }
     let mut out = HeaderMap::with_capacity(from_upstream.len().saturating_add(6));
-    for (name, value) in from_upstream {
-        let stale = *name == CONTENT_LENGTH && !body_unchanged;
-        if !stale && !is_of_one_hop(name, from_upstream) {
+    for (name, value) in &from_upstream {
+        if !stale(name) && !is_of_one_hop(name, &from_upstream) {
             out.append(name.clone(), value.clone());
         }
     }
@@ -176,20 +185,22 @@ fn fingerprint(secret: &str) -> [u8; 8] {
     out
 }
 
-/// RFC 9110 §7.6.1: the fixed names, and whatever the `connection` header lists.
+/// RFC 9110 §7.6.1: the fixed names.
+const OF_ONE_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-authorization"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// The fixed names, and whatever the `connection` header lists.
 fn is_of_one_hop(name: &HeaderName, all: &HeaderMap) -> bool {
-    const NAMED: [&str; 4] = [
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-    ];
-    *name == CONNECTION
-        || *name == TE
-        || *name == TRAILER
-        || *name == TRANSFER_ENCODING
-        || *name == UPGRADE
-        || NAMED.contains(&name.as_str())
+    OF_ONE_HOP.contains(name)
         || all
             .get_all(CONNECTION)
             .iter()
@@ -256,12 +267,12 @@ mod tests {
             ("request-id", "req_1"),
             ("anthropic-ratelimit-requests-limit", "50"),
         ]);
-        let same = response_headers(&upstream, true);
+        let same = response_headers(upstream.clone(), true);
         assert_eq!(
             (same.len(), &same["content-length"]),
             (3, &HeaderValue::from_static("12"))
         );
-        assert!(!response_headers(&upstream, false).contains_key("content-length"));
+        assert!(!response_headers(upstream.clone(), false).contains_key("content-length"));
         assert!(!is_encoded(&upstream) && is_encoded(&headers(&[("content-encoding", "gzip")])));
     }
 

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::request::range_in;
+use super::stream::kind;
 use super::usage::Tokens;
 use crate::transport::sse::{SseDecoder, SseFrame};
 
@@ -86,12 +87,19 @@ impl Splice {
     }
 
     fn frame(&mut self, frame: SseFrame<'_>, out: &mut String) {
-        let shown = match frame.event {
+        let shown = match &*kind(frame) {
             "message_start" => self.message_start(),
             "content_block_start" => self.block_start(frame.data, out),
             "content_block_delta" => self.delta(frame.data),
             "content_block_stop" => self.block_stop(frame.data),
-            "message_delta" => Some(self.message_delta(frame.data)),
+            "message_delta" => {
+                self.close_earlier(out);
+                Some(self.message_delta(frame.data))
+            }
+            "message_stop" => {
+                self.close_earlier(out);
+                Some(Cow::Borrowed(frame.data))
+            }
             _ => Some(Cow::Borrowed(frame.data)),
         };
         if let (Some(data), false) = (shown, self.before.is_empty()) {
@@ -114,23 +122,31 @@ impl Splice {
         }
         let index: u64 = start.index.get().parse().ok()?;
         if self.shift.is_none() {
-            match (self.open, is_text) {
-                (Some((open, true)), true) => {
-                    self.shift = Some(open.saturating_sub(index));
-                    return None;
+            if let (Some((open, true)), true) = (self.open, is_text) {
+                self.shift = Some(open.saturating_sub(index));
+                if let Some(text) = start.content_block.text.filter(|text| !text.is_empty()) {
+                    write_text(out, open, &text);
                 }
-                (Some((open, _)), _) => {
-                    let stop = json!({ "type": "content_block_stop", "index": open });
-                    write_frame(out, "content_block_stop", &stop.to_string());
-                }
-                (None, _) => {}
+                return None;
             }
+            self.close_earlier(out);
             self.shift = Some(self.next_index.saturating_sub(index));
         }
         let place = index.saturating_add(self.shift.unwrap_or_default());
         self.open = Some((place, is_text));
         self.next_index = place.saturating_add(1);
         self.moved(data, start.index)
+    }
+
+    /// Ends the block that an earlier part left open, where this part does not go on with it.
+    fn close_earlier(&mut self, out: &mut String) {
+        if self.before.is_empty() || self.shift.is_some() {
+            return;
+        }
+        if let Some((open, _)) = self.open.take() {
+            let stop = json!({ "type": "content_block_stop", "index": open });
+            write_frame(out, "content_block_stop", &stop.to_string());
+        }
     }
 
     fn delta<'a>(&mut self, data: &'a str) -> Option<Cow<'a, str>> {
@@ -214,6 +230,13 @@ fn add(usage: &mut Value, key: &str, more: u64) {
     {
         *count = stated.saturating_add(more).into();
     }
+}
+
+/// The text that a block began with, for a block that is not announced again.
+fn write_text(out: &mut String, index: u64, text: &str) {
+    let delta = json!({ "type": "text_delta", "text": text });
+    let event = json!({ "type": "content_block_delta", "index": index, "delta": delta });
+    write_frame(out, "content_block_delta", &event.to_string());
 }
 
 fn write_frame(out: &mut String, event: &str, data: &str) {

@@ -190,13 +190,7 @@ impl StreamWatch {
     }
 
     fn read(&mut self, frame: SseFrame<'_>, now: Timestamp) -> Result<Seen, Rejected> {
-        // The name repeats the data's own type; a proxy that drops the one leaves the other.
-        let kind = if frame.event.is_empty() {
-            serde_json::from_str::<Kind<'_>>(frame.data).map_or(Cow::Borrowed(""), |k| k.kind)
-        } else {
-            Cow::Borrowed(frame.event)
-        };
-        match &*kind {
+        match &*kind(frame) {
             "ping" => parse::<serde::de::IgnoredAny>(frame.data).map(|_| Seen::Ping),
             "error" => {
                 self.error
@@ -287,6 +281,16 @@ impl StreamWatch {
         check(self.open.is_none(), "message_stop inside a block")?;
         self.stopped = true;
         Ok(Seen::Stop)
+    }
+}
+
+/// What an event is. Its name repeats the data's own type; a proxy that drops the one leaves the
+/// other.
+pub(super) fn kind(frame: SseFrame<'_>) -> Cow<'_, str> {
+    if frame.event.is_empty() {
+        serde_json::from_str::<Kind<'_>>(frame.data).map_or(Cow::Borrowed(""), |k| k.kind)
+    } else {
+        Cow::Borrowed(frame.event)
     }
 }
 

@@ -101,6 +101,12 @@ impl Usage {
         serde_json::from_slice::<Body>(body).ok()?.usage
     }
 
+    /// The same of JSON that has been read already.
+    #[must_use]
+    pub fn from_value(body: &serde_json::Value) -> Option<Self> {
+        Body::deserialize(body).ok()?.usage
+    }
+
     /// Takes over what a later statement knows, and keeps what it leaves out.
     pub fn overwrite(&mut self, later: Self) {
         fn take<T>(mine: &mut Option<T>, theirs: Option<T>) {

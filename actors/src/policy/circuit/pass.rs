@@ -15,6 +15,17 @@ pub struct Pass {
     pub ramp: bool,
 }
 
+impl Pass {
+    /// The pass of a plainly closed circuit.
+    pub(crate) const fn plain(generation: u64) -> Self {
+        Self {
+            generation,
+            probe: None,
+            ramp: false,
+        }
+    }
+}
+
 /// Answer to a request for a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "who asks must handle both answers")]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{Html, IntoResponse, Response};
@@ -35,7 +36,21 @@ pub(crate) async fn ready(State(door): State<Arc<Door>>) -> Response {
 }
 
 pub(crate) async fn status(State(door): State<Arc<Door>>) -> Response {
-    let body = describe(&door.seawall.snapshot()).to_string();
+    let mut status = describe(&door.seawall.snapshot());
+    let usual: serde_json::Map<String, Value> = door
+        .seawall
+        .first_contents()
+        .into_iter()
+        .map(|(target, usual)| {
+            let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            let usual = json!({ "p50": ms(usual.p50), "p99": ms(usual.p99) });
+            (target.to_string(), usual)
+        })
+        .collect();
+    if let Some(status) = status.as_object_mut() {
+        status.insert("first_content_ms".to_owned(), usual.into());
+    }
+    let body = status.to_string();
     ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
@@ -104,6 +119,12 @@ fn describe(snapshot: &Snapshot) -> Value {
         "draining": snapshot.draining,
         "in_flight": snapshot.pool.in_flight,
         "restarts": snapshot.restarts,
+        "hook_panics": snapshot.hook_panics,
+        "steps": {
+            "running": snapshot.steps.running,
+            "retries": snapshot.steps.retries,
+            "restarts": snapshot.steps.restarts,
+        },
         "pool": {
             "callers": snapshot.pool.callers,
             "running": snapshot.pool.running,

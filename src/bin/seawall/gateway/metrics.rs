@@ -59,6 +59,7 @@ pub(crate) fn render(prometheus: &PrometheusHandle, seawall: &Seawall) -> String
     gauge!("seawall_in_flight").set(count(snapshot.pool.in_flight));
     gauge!("seawall_calls_running").set(count(snapshot.pool.running));
     gauge!("seawall_callers").set(count(snapshot.pool.callers));
+    gauge!("seawall_steps_running").set(count(snapshot.steps.running));
     gauge!("seawall_restarts").set(whole(i64::try_from(snapshot.restarts).unwrap_or(i64::MAX)));
     prometheus.run_upkeep();
     prometheus.render()

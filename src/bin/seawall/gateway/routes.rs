@@ -1,19 +1,24 @@
 //! From HTTP to the client and back.
 
+use std::convert::Infallible;
 use std::fmt::Display;
+use std::future::ready;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{any, get, post};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
 use http::Method;
 use http::request::Parts;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
 use seawall::client::ask::{Ask, Endpoint, Reply, ReplyBody};
 use seawall::error::Error;
 
@@ -27,10 +32,42 @@ const DELIVERY: &str = "x-seawall-delivery";
 /// Official SDKs count their own retries of a call in it, from 0.
 const CLIENT_RETRIES: &str = "x-stainless-retry-count";
 
-/// Everything that is served.
-pub(crate) fn router(door: Arc<Door>) -> Router {
+/// Everything that is served, to those who may come in.
+#[derive(Clone)]
+pub(crate) struct Gateway {
+    door: Arc<Door>,
+    rest: TowerToHyperService<Router>,
+}
+
+impl Gateway {
+    pub(crate) fn new(door: Arc<Door>) -> Self {
+        let rest = TowerToHyperService::new(router(Arc::clone(&door)));
+        Self { door, rest }
+    }
+}
+
+impl Service<http::Request<Incoming>> for Gateway {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        let gateway = &self.door.seawall.config().gateway;
+        if let Err(stranger) = admit::admit(gateway, self.door.local, request.headers()) {
+            upload::discard(request.map(Body::new));
+            return ready(Ok(reply::stranger(stranger))).boxed();
+        }
+        // Nearly every request is this one: it spares itself the router's layers.
+        if request.method() == Method::POST && request.uri().path() == "/v1/messages" {
+            let (door, request) = (Arc::clone(&self.door), request.map(Body::new));
+            return async move { Ok(forward(&door, Endpoint::Messages, request).await) }.boxed();
+        }
+        self.rest.call(request).boxed()
+    }
+}
+
+fn router(door: Arc<Door>) -> Router {
     Router::new()
-        .route("/v1/messages", post(messages).fallback(other))
         .route(
             "/v1/messages/count_tokens",
             post(count_tokens).fallback(other),
@@ -44,23 +81,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/_seawall/", get(admin::page))
         .fallback(async || reply::not_found())
         .method_not_allowed_fallback(async || reply::wrong_method())
-        .layer(middleware::from_fn_with_state(Arc::clone(&door), let_in))
         .with_state(door)
-}
-
-async fn let_in(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
-    let gateway = &door.seawall.config().gateway;
-    match admit::admit(gateway, door.local, request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(stranger) => {
-            upload::discard(request);
-            reply::stranger(stranger)
-        }
-    }
-}
-
-async fn messages(State(door): State<Arc<Door>>, request: Request) -> Response {
-    forward(&door, Endpoint::Messages, request).await
 }
 
 async fn count_tokens(State(door): State<Arc<Door>>, request: Request) -> Response {
@@ -169,9 +190,7 @@ fn answered(answer: Reply, is_head: bool) -> Response {
     let body = match body {
         ReplyBody::Whole(_) if is_head => Body::empty(),
         ReplyBody::Whole(bytes) => Body::from(bytes),
-        ReplyBody::Stream(stream) => {
-            Body::from_stream(stream.map(Ok::<Bytes, std::convert::Infallible>))
-        }
+        ReplyBody::Stream(stream) => Body::from_stream(stream.map(Ok::<Bytes, Infallible>)),
         _ => Body::empty(),
     };
     reply::with(status, headers, body)

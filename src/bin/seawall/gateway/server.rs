@@ -8,13 +8,12 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use seawall::client::Seawall;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::routes;
+use super::routes::Gateway;
 use super::stop::Stop;
 
 /// What every request needs.
@@ -44,6 +43,9 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// How often histograms are folded. Samples pile up in between, and nobody need ever scrape.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// Time that clients have to read what they were sent last.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// Serves until `stop`, then drains within the configured time.
 pub(crate) async fn run(
     listener: TcpListener,
@@ -62,7 +64,7 @@ pub(crate) async fn run(
         local,
         draining,
     });
-    let app = TowerToHyperService::new(routes::router(Arc::clone(&door)));
+    let gateway = Gateway::new(Arc::clone(&door));
     let graceful = GracefulShutdown::new();
     let mut upkeep = interval(UPKEEP);
     upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -73,7 +75,7 @@ pub(crate) async fn run(
             _ = upkeep.tick() => prometheus.run_upkeep(),
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => {
-                    spawn(socket, app.clone(), (graceful.watcher(), within));
+                    spawn(socket, gateway.clone(), (graceful.watcher(), within));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "could not accept a connection");
@@ -87,9 +89,15 @@ pub(crate) async fn run(
     tracing::info!(seconds = drain.as_secs(), "draining");
     let deadline = Instant::now() + drain;
     let finish = async {
-        let calls = seawall.drain(deadline).await;
-        let connections = timeout_at(deadline, graceful.shutdown()).await.is_ok();
-        calls && connections
+        let done = seawall.drain(deadline).await;
+        if !done {
+            // Nobody is cut off without a word: streams end in an `error` event, and calls that have
+            // no answer yet in an error.
+            seawall.end_streams();
+            seawall.stop().await;
+        }
+        let flushed = timeout(LAST_WORDS, graceful.shutdown()).await.is_ok();
+        done && flushed
     };
     tokio::select! {
         biased;
@@ -113,17 +121,13 @@ fn send_at_once(socket: &TcpStream) {
     }
 }
 
-fn spawn(
-    socket: TcpStream,
-    app: TowerToHyperService<axum::Router>,
-    (watcher, headers_within): (Watcher, Duration),
-) {
+fn spawn(socket: TcpStream, gateway: Gateway, (watcher, headers_within): (Watcher, Duration)) {
     send_at_once(&socket);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(headers_within)
         .max_buf_size(LARGEST_HEAD)
-        .serve_connection(TokioIo::new(socket), app);
+        .serve_connection(TokioIo::new(socket), gateway);
     let connection = watcher.watch(connection);
     #[expect(
         clippy::disallowed_methods,

@@ -121,6 +121,53 @@ fn a_break_between_two_blocks_continues_in_a_new_one() {
 }
 
 #[test]
+fn a_continuation_that_adds_nothing_closes_the_block_it_was_to_go_on_with() {
+    let mut splice = Splice::new();
+    let mut all = pass(&mut splice, &[START, TEXT, &delta("All said.")].concat());
+    splice.next_part(used(1, 1));
+    all += &pass(&mut splice, &[START, LAST].concat());
+    let (events, end) = read(&all);
+    assert_eq!((end, said(&events).as_str()), (End::Complete, "All said."));
+    assert_eq!(events[3]["type"], "content_block_stop");
+}
+
+#[test]
+fn text_that_comes_with_the_start_of_a_continued_block_is_not_lost() {
+    let mut splice = Splice::new();
+    let mut all = pass(&mut splice, &[START, TEXT, &delta("one ")].concat());
+    splice.next_part(used(1, 1));
+    let text = TEXT.replace("\"text\":\"\"", "\"text\":\"two \"");
+    all += &pass(
+        &mut splice,
+        &[START, &text, &delta("three"), STOP, LAST].concat(),
+    );
+    let (events, end) = read(&all);
+    assert_eq!(end, End::Complete);
+    assert_eq!(said(&events), "one two three");
+    assert_eq!(splice.text, "one two three");
+}
+
+#[test]
+fn events_without_a_name_are_known_by_their_data() {
+    let unnamed = |events: &str| -> String {
+        let lines = events.lines().filter(|line| !line.starts_with("event:"));
+        lines.map(|line| format!("{line}\n")).collect()
+    };
+    let mut splice = Splice::new();
+    let first = unnamed(&[START, TEXT, &delta("Hello ")].concat());
+    let mut all = pass(&mut splice, &first);
+    assert_eq!(splice.continuable(), Some("Hello "));
+    splice.next_part(used(1, 1));
+    let rest = unnamed(&[START, TEXT, &delta("world"), STOP, LAST].concat());
+    all += &pass(&mut splice, &rest);
+    let (events, end) = read(&all);
+    assert_eq!(
+        (end, said(&events).as_str()),
+        (End::Complete, "Hello world")
+    );
+}
+
+#[test]
 fn it_can_break_off_more_than_once() {
     let mut splice = Splice::new();
     let mut all = pass(&mut splice, &[START, TEXT, &delta("a")].concat());

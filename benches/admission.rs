@@ -1,0 +1,257 @@
+//! What admission costs: a whole call through the real actors around an operation that is instant.
+//!
+//! The yardsticks run in the same rounds: one bare round trip to a task (tokio's mpsc there, a
+//! oneshot back), and what one would write by hand (a semaphore and governor). A call knocks at the
+//! breaker, reserves from three buckets, is driven by a caller, settles and reports. Ratios are taken
+//! inside a round; what is printed is their median. `--check` makes a missed bar fail, `--quick` makes
+//! short rounds, `--only N` makes N calls and nothing else, for a profiler.
+
+use std::error::Error;
+use std::io::Write;
+use std::num::NonZeroU32;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::{DefaultDirectRateLimiter, Quota as Cell, RateLimiter};
+use seawall_actors::caller::{Attempt, Call, Outcome, Rung};
+use seawall_actors::policy::quota::{Cost, QuotaSettings};
+use seawall_actors::policy::retry::Retry;
+use seawall_actors::policy::wait_queue::Priority;
+use seawall_actors::system::{QuotaSpec, System, SystemSettings, Target, TargetSpec};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+type Failed = Box<dyn Error + Send + Sync>;
+
+/// Callers at once, and the most round trips that a call with a reserve may cost.
+const CALLERS: [(u32, f64); 3] = [(1, 5.0), (64, 5.0), (1024, 5.0)];
+
+/// Limits that are counted and never met.
+const PER_MINUTE: u64 = 1_000_000_000_000;
+
+const COST: Cost = Cost {
+    requests: 1,
+    input: 500,
+    output: 200,
+};
+
+/// Everything that is measured.
+#[derive(Debug, Clone)]
+struct Subjects {
+    system: System,
+    /// With three buckets.
+    limited: Target,
+    /// With a breaker only.
+    unlimited: Target,
+    echo: mpsc::Sender<oneshot::Sender<u64>>,
+    semaphore: Arc<Semaphore>,
+    governor: Arc<DefaultDirectRateLimiter>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    RoundTrip,
+    ByHand,
+    Unlimited,
+    Limited,
+}
+
+impl Subject {
+    const ALL: [Self; 4] = [
+        Self::RoundTrip,
+        Self::ByHand,
+        Self::Unlimited,
+        Self::Limited,
+    ];
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo test --benches` only wants to know that it starts.
+    if arguments.iter().any(|argument| argument == "--test") {
+        return ExitCode::SUCCESS;
+    }
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failed::from)
+        .and_then(|runtime| runtime.block_on(bench(&arguments)));
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            drop(writeln!(std::io::stderr(), "error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn bench(arguments: &[String]) -> Result<bool, Failed> {
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    let mut tasks = JoinSet::new();
+    let subjects = Subjects::new(&mut tasks).await?;
+    if let Some(at) = arguments.iter().position(|argument| argument == "--only") {
+        let calls = arguments.get(at.saturating_add(1)).ok_or("how many?")?;
+        subjects.run(Subject::Limited, 1, calls.parse()?).await?;
+        return Ok(true);
+    }
+    let (rounds, calls) = if has("--quick") {
+        (5, 20_000)
+    } else {
+        (15, 100_000)
+    };
+    let mut out = std::io::stdout();
+    writeln!(
+        out,
+        "{:>7} {:>12} {:>12} {:>14} {:>14} {:>10} {:>10}  bar",
+        "callers", "round trip", "by hand", "breaker only", "with reserve", "÷ trip", "÷ by hand"
+    )?;
+    let (mut rows, mut holds) = (Vec::new(), true);
+    for (callers, bar) in CALLERS {
+        let mut seen: [Vec<f64>; 4] = Default::default();
+        for round in 0..=rounds {
+            for (subject, times) in Subject::ALL.into_iter().zip(&mut seen) {
+                let nanos = subjects.run(subject, callers, calls).await?;
+                // The first round warms up: callers are hired, maps grow.
+                if round > 0 {
+                    times.push(nanos);
+                }
+            }
+        }
+        let [trip, by_hand, _, limited] = &seen;
+        let (to_trip, to_hand) = (ratio(limited, trip), ratio(limited, by_hand));
+        let missed = to_trip > bar;
+        holds &= !missed;
+        let [trip, by_hand, unlimited, limited] =
+            seen.each_ref().map(|times| median(times.clone()));
+        writeln!(
+            out,
+            "{callers:>7} {trip:>9.0} ns {by_hand:>9.0} ns {unlimited:>11.0} ns {limited:>11.0} ns \
+             {to_trip:>8.2} × {to_hand:>8.2} ×  ≤ {bar}{}",
+            if missed { "  MISSED" } else { "" }
+        )?;
+        rows.push(serde_json::json!({
+            "callers": callers, "round_trip_ns": trip, "by_hand_ns": by_hand,
+            "breaker_only_ns": unlimited, "with_reserve_ns": limited,
+            "round_trips": to_trip, "at_most": bar, "by_hand": to_hand,
+        }));
+    }
+    writeln!(out, "{}", serde_json::json!({ "admission": rows }))?;
+    subjects.system.stop().await;
+    Ok(holds || !has("--check"))
+}
+
+impl Subjects {
+    async fn new(tasks: &mut JoinSet<()>) -> Result<Self, Failed> {
+        let system = System::start(SystemSettings::default()).await?;
+        let settings = QuotaSettings {
+            requests_per_minute: Some(PER_MINUTE),
+            input_per_minute: Some(PER_MINUTE),
+            output_per_minute: Some(PER_MINUTE),
+            ..QuotaSettings::default()
+        };
+        let spec = QuotaSpec {
+            settings,
+            ..QuotaSpec::default()
+        };
+        let quota = system.quota("quota", spec).await?;
+        let limited = || TargetSpec {
+            quota: Some(quota),
+            ..TargetSpec::default()
+        };
+        let limited = system.target("limited", limited).await?;
+        let unlimited = system.target("unlimited", TargetSpec::default).await?;
+        let (echo, mut asked) = mpsc::channel::<oneshot::Sender<u64>>(1024);
+        tasks.spawn(async move {
+            let mut answered = 0_u64;
+            while let Some(reply) = asked.recv().await {
+                answered = answered.wrapping_add(1);
+                if reply.send(answered).is_err() {
+                    break;
+                }
+            }
+        });
+        let rate = NonZeroU32::new(1_000_000_000).ok_or("not zero")?;
+        Ok(Self {
+            system,
+            limited,
+            unlimited,
+            echo,
+            semaphore: Arc::new(Semaphore::new(4096)),
+            governor: Arc::new(RateLimiter::direct(Cell::per_second(rate))),
+        })
+    }
+
+    /// Nanoseconds of one admission while `callers` make `calls` in all.
+    async fn run(&self, subject: Subject, callers: u32, calls: u32) -> Result<f64, Failed> {
+        let each = (calls / callers).max(1);
+        let began = Instant::now();
+        let mut running = JoinSet::new();
+        for _ in 0..callers {
+            let subjects = self.clone();
+            running.spawn(async move {
+                for _ in 0..each {
+                    subjects.once(subject).await?;
+                }
+                Ok::<(), Failed>(())
+            });
+        }
+        while let Some(done) = running.join_next().await {
+            done??;
+        }
+        let nanos = began.elapsed().as_secs_f64() * 1e9;
+        Ok(nanos / f64::from(each) / f64::from(callers))
+    }
+
+    async fn once(&self, subject: Subject) -> Result<(), Failed> {
+        match subject {
+            Subject::RoundTrip => {
+                let (reply, answer) = oneshot::channel();
+                self.echo.send(reply).await?;
+                answer.await?;
+            }
+            Subject::ByHand => {
+                let permit = self.semaphore.acquire().await?;
+                self.governor.until_ready().await;
+                drop(permit);
+            }
+            Subject::Unlimited => self.call(&self.unlimited).await?,
+            Subject::Limited => self.call(&self.limited).await?,
+        }
+        Ok(())
+    }
+
+    async fn call(&self, target: &Target) -> Result<(), Failed> {
+        let call = Call {
+            id: "bench".into(),
+            rungs: vec![Rung {
+                target: target.clone(),
+                cost: COST,
+            }],
+            deadline: Instant::now() + Duration::from_secs(60),
+            held_until: Instant::now() + Duration::from_secs(60),
+            continues: false,
+            patience: Duration::from_secs(1),
+            priority: Priority::Normal,
+            retry: Retry::default(),
+        };
+        let finished = self.system.call(call, instant).await;
+        finished.result.map_err(Failed::from)
+    }
+}
+
+async fn instant(_attempt: Attempt) -> Outcome<(), std::io::Error> {
+    Outcome::ok(())
+}
+
+/// The median ratio of two subjects in the same rounds.
+fn ratio(times: &[f64], yardstick: &[f64]) -> f64 {
+    median(times.iter().zip(yardstick).map(|(a, b)| a / b).collect())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
