@@ -124,15 +124,16 @@ impl Seawall {
 
     /// Asks for the rest of an answer that broke off: the same call goes on.
     async fn resume(&self, broken: Arc<Exchange>, ask: Ask) -> Result<Reply, Error> {
-        let progress = broken.hand_over();
+        let progress = broken.progress.lock().clone();
         let started = Started {
             call: Arc::clone(&broken.call),
             began: broken.began,
             attempts: progress.last.attempts,
             progress,
         };
-        drop(broken);
         let (exchange, call) = self.start(ask, started).await?;
+        broken.hand_over();
+        drop(broken);
         self.run(exchange, call).await
     }
 

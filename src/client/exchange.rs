@@ -148,9 +148,8 @@ impl Exchange {
     }
 
     /// Leaves the record to the call that continues this one.
-    pub(super) fn hand_over(&self) -> Progress {
+    pub(super) fn hand_over(&self) {
         self.unrecorded.store(false, Ordering::Relaxed);
-        self.progress.lock().clone()
     }
 
     /// Notes the status of the attempt under way.

@@ -19,6 +19,8 @@ mod gateway_recordings;
 #[cfg(test)]
 mod jitter;
 #[cfg(test)]
+mod leaving;
+#[cfg(test)]
 mod metastability;
 #[cfg(test)]
 mod process;

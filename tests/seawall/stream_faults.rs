@@ -5,7 +5,10 @@ pub(crate) mod case;
 mod gateway;
 mod library;
 pub(crate) mod reading;
+mod recorded;
+mod slow_reader;
 pub(crate) mod tap;
+mod usage;
 mod waiting;
 
 use std::time::Duration;
@@ -13,7 +16,7 @@ use std::time::Duration;
 use crate::process::BOUND;
 
 /// Waits, bounded, for a state.
-pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -128,10 +128,8 @@ impl Tally {
 async fn through_the_library(seawall: &Seawall, body: Bytes) -> Result<Message, String> {
     let mut ask = Ask::messages(headers(), body);
     (ask.profile, ask.delivery) = (Some(Profile::AgentStep), Some(Delivery::Complete));
-    let reply = seawall
-        .forward(ask)
-        .await
-        .map_err(|error| error.to_string())?;
+    let reply = Box::pin(seawall.forward(ask)).await;
+    let reply = reply.map_err(|error| error.to_string())?;
     let ReplyBody::Stream(stream) = reply.body else {
         return Err("no stream".to_owned());
     };

@@ -178,7 +178,7 @@ pub(crate) async fn call(seawall: &Seawall, ask: Ask) -> Seen {
         ended: Instant::now(),
         notes: Vec::new(),
     };
-    match seawall.forward(ask).await {
+    match Box::pin(seawall.forward(ask)).await {
         Ok(reply) => match reply.body {
             ReplyBody::Stream(mut stream) => {
                 while let Some(chunk) = stream.next().await {
