@@ -129,7 +129,7 @@ pub(crate) fn spoil(source: &mut Source<'_>, events: &mut Vec<Event>) {
     let Some(event) = events.get_mut(at) else {
         return;
     };
-    match source.below(12) {
+    match source.below(13) {
         0 => drop(events.remove(at)),
         1 => {
             let again = event.clone();
@@ -156,10 +156,24 @@ pub(crate) fn spoil(source: &mut Source<'_>, events: &mut Vec<Event>) {
             let late = json!({ "type": late, "index": 0, "message": {} });
             events.push(Event::new(&late));
         }
+        10 => without_a_block(source, events),
         _ => {
             let mut data = std::mem::take(&mut event.data).into_bytes();
             source.damage(&mut data);
             event.data = String::from_utf8_lossy(&data).into_owned();
+        }
+    }
+}
+
+/// Leaves out a block, or gives it another number.
+fn without_a_block(source: &mut Source<'_>, events: &mut Vec<Event>) {
+    let index = format!("\"index\":{}", source.below(3));
+    if source.once_in(2) {
+        events.retain(|event| !event.data.contains(&index));
+    } else {
+        let other = format!("\"index\":{}", source.below(4));
+        for event in events {
+            event.data = event.data.replace(&index, &other);
         }
     }
 }

@@ -109,13 +109,14 @@ fn is_cut_off(kind: ErrorKind) -> bool {
 fn exchange(address: &str, input: &[u8]) -> &'static str {
     let mut source = Source::new(input);
     let bytes = bytes(&mut source);
+    let request = String::from_utf8_lossy(&bytes);
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     for chunk in source.chunks(&bytes) {
         match socket.write_all(chunk) {
             Ok(()) => {}
             Err(broken) if is_cut_off(broken.kind()) => return "cut off",
-            Err(other) => panic!("{other}"),
+            Err(other) => panic!("{other} after {request:?}"),
         }
     }
     let mut answer = Vec::new();
@@ -126,14 +127,17 @@ fn exchange(address: &str, input: &[u8]) -> &'static str {
     {
         socket.set_read_timeout(Some(BOUND)).unwrap();
         if let Err(broken) = socket.shutdown(Shutdown::Write) {
-            assert!(is_cut_off(broken.kind()), "{broken}");
+            assert!(is_cut_off(broken.kind()), "{broken} after {request:?}");
         }
         if let Err(broken) = socket.read_to_end(&mut answer) {
-            assert!(is_cut_off(broken.kind()), "{broken}");
+            assert!(is_cut_off(broken.kind()), "{broken} after {request:?}");
         }
     }
     let shown = String::from_utf8_lossy(&answer);
-    assert!(answer.is_empty() || shown.starts_with("HTTP/1."), "{shown}");
+    assert!(
+        answer.is_empty() || shown.starts_with("HTTP/1."),
+        "{shown} after {request:?}"
+    );
     match answer.get(9) {
         None => "cut off",
         Some(b'2') => "2xx",
