@@ -2,21 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
 use toml::Spanned;
 
-use super::document::{Section, nearest};
+use super::document::Section;
 use super::target::{Target, check_name, label};
 use super::{DEFAULT_ROUTE, Overrides};
-use crate::delivery::{Delivery, Hold};
+use crate::delivery::Delivery;
 use crate::profile::{Priority, Profile, Timeouts};
 
+mod clocks;
+mod grant;
+mod ladder;
+
+use clocks::{read_delivery, read_retry, read_timeouts};
+use grant::{Said, Wishes, grant};
+use ladder::{add_fallbacks, read_ladder};
+
 const MILLISECOND: Duration = Duration::from_millis(1);
-/// As many as a call can be told to try.
-const MOST_RUNGS: usize = 16;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// A ladder and how a call climbs down it.
@@ -189,16 +194,6 @@ impl Default for BreakerSettings {
     }
 }
 
-/// What a route says about its targets: each has one breaker and one retry budget, whichever
-/// route a call came by.
-#[derive(Default)]
-struct Wishes {
-    window: Option<Spanned<Duration>>,
-    failure_rate: Option<Spanned<f64>>,
-    open: Option<Spanned<Duration>>,
-    budget: Option<Spanned<f64>>,
-}
-
 pub(super) fn read_all(
     top: &Section<'_>,
     targets: &mut BTreeMap<String, Target>,
@@ -308,111 +303,6 @@ fn read_models(section: &Section<'_>, route: &str) -> Vec<ModelPattern> {
     items.into_iter().filter_map(read).collect()
 }
 
-fn read_ladder(
-    section: &Section<'_>,
-    route: &str,
-    targets: &BTreeMap<String, Target>,
-    has_text: bool,
-) -> Vec<Rung> {
-    let doc = section.doc();
-    let Some(items) = section.strings("ladder") else {
-        return default_ladder(section, route, targets, has_text);
-    };
-    let mut ladder: Vec<Rung> = Vec::new();
-    for item in &items {
-        let rung = match item.get_ref().as_str() {
-            "static" => Rung::Static,
-            "cache" if !targets.contains_key("cache") => {
-                doc.refuse(&item.span(), format!("route `{route}`: the rung \"cache\" is not in this version; supported are target names and \"static\""));
-                continue;
-            }
-            name if targets.contains_key(name) => Rung::Target(name.to_owned()),
-            name => {
-                let known = targets.keys().map(String::as_str).chain(["static"]);
-                let advice = match nearest(name, known) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!(
-                        "define [targets.{name}], or write one of: {}",
-                        names(targets)
-                    ),
-                };
-                doc.refuse(
-                    &item.span(),
-                    format!("route `{route}`: no target `{name}`; {advice}"),
-                );
-                continue;
-            }
-        };
-        if ladder.contains(&Rung::Static) {
-            doc.warn(Some(&item.span()), format!("route `{route}`: the rung `{rung}` is dead: \"static\" before it always answers"));
-        } else if ladder.contains(&rung) {
-            doc.warn(
-                Some(&item.span()),
-                format!("route `{route}`: the rung `{rung}` is dead: it was tried further up"),
-            );
-        }
-        if rung == Rung::Static && !has_text && !section.has("static") {
-            doc.refuse(&item.span(), format!("route `{route}`: the rung \"static\" has nothing to say; add static = {{ text = \"…\" }}"));
-        }
-        ladder.push(rung);
-    }
-    if items.is_empty() {
-        doc.refuse(
-            section.span(),
-            format!(
-                "route `{route}`: its ladder is empty; write at least one of: {}",
-                names(targets)
-            ),
-        );
-    }
-    if ladder.len() > MOST_RUNGS {
-        doc.refuse(
-            section.span(),
-            format!(
-                "route `{route}`: its ladder has {} rungs; write at most {MOST_RUNGS}",
-                ladder.len()
-            ),
-        );
-    }
-    if section.has("static") && !items.iter().any(|item| item.get_ref() == "static") {
-        doc.refuse(section.span(), format!("route `{route}`: its static answer is never given; add \"static\" at the end of the ladder"));
-    }
-    ladder
-}
-
-/// The ladder of a route that names none: the only target, then the static answer if there is one.
-fn default_ladder(
-    section: &Section<'_>,
-    route: &str,
-    targets: &BTreeMap<String, Target>,
-    has_text: bool,
-) -> Vec<Rung> {
-    let mut names_left = targets.keys();
-    let mut ladder: Vec<Rung> = names_left
-        .next()
-        .cloned()
-        .map(Rung::Target)
-        .into_iter()
-        .collect();
-    if names_left.next().is_some() {
-        let what = format!(
-            "[routes.{route}] needs a ladder: say in which order the targets are tried ({})",
-            names(targets)
-        );
-        if section.is_present() {
-            section.doc().refuse(section.span(), what);
-        } else {
-            section.doc().refuse_all(format!(
-                "{what}; add [routes.{route}] with ladder = [\"…\", \"…\"]"
-            ));
-        }
-    }
-    if has_text {
-        ladder.push(Rung::Static);
-    }
-    ladder
-}
-
 fn read_static(section: &Section<'_>) -> Option<String> {
     let answer = section.section("static");
     let text = answer.parsed("text", |text| {
@@ -433,246 +323,4 @@ fn read_static(section: &Section<'_>) -> Option<String> {
     }
     answer.close();
     text.map(Spanned::into_inner)
-}
-
-fn read_delivery(route: &Section<'_>) -> Option<Delivery> {
-    let delivery = route.parsed("delivery", str::parse::<Delivery>);
-    let section = route.section("hold");
-    let (tokens, time) = (
-        section.integer("tokens", 1..=1_000_000),
-        section.duration("time", MILLISECOND..=Duration::from_secs(600)),
-    );
-    if section.is_present()
-        && !matches!(
-            delivery.as_ref().map(Spanned::get_ref),
-            Some(Delivery::Hold(_))
-        )
-    {
-        section.doc().refuse(
-            section.span(),
-            format!(
-                "`{}` counts only with delivery = \"hold\": write that, or leave it out",
-                route.name("hold")
-            ),
-        );
-    }
-    section.close();
-    let delivery = delivery?.into_inner();
-    let Delivery::Hold(default) = delivery else {
-        return Some(delivery);
-    };
-    // Where one of the two is given, it alone counts.
-    let hold = match (
-        tokens.map(Spanned::into_inner),
-        time.map(Spanned::into_inner),
-    ) {
-        (None, None) => default,
-        (Some(tokens), Some(time)) => Hold::new(tokens, time),
-        (Some(tokens), None) => Hold::new(tokens, DAY),
-        (None, Some(time)) => Hold::new(u64::MAX, time),
-    };
-    Some(Delivery::Hold(hold))
-}
-
-fn read_timeouts(route: &Section<'_>, profile: Profile) -> Timeouts {
-    let section = route.section("timeouts");
-    let mut timeouts = profile.timeouts();
-    // A day: always finite, and longer than any call of the API.
-    if let Some(total) = section.duration("total", MILLISECOND..=DAY) {
-        timeouts.total = total.into_inner();
-        timeouts.generation = timeouts.total;
-    }
-    let total = timeouts.total;
-    let limit = |key: &'static str, default: Duration| -> Duration {
-        let Some(limit) = section.duration(key, MILLISECOND..=DAY) else {
-            return default.min(total);
-        };
-        if *limit.get_ref() > total {
-            let name = section.name(key);
-            section.doc().refuse(&limit.span(), format!("`{name}` is {:?} and could never run out: the whole call ends after {total:?} (`total`); write less, or raise `total`", limit.get_ref()));
-        }
-        limit.into_inner().min(total)
-    };
-    timeouts.connect = limit("connect", timeouts.connect);
-    timeouts.headers = limit("headers", timeouts.headers);
-    timeouts.learn_first_content = section.says("first_content", "auto");
-    if !timeouts.learn_first_content {
-        timeouts.first_content = limit("first_content", timeouts.first_content);
-    }
-    timeouts.stall = limit("stall", timeouts.stall);
-    let events = section.has("events");
-    timeouts.events = limit("events", timeouts.events.max(timeouts.stall));
-    if events && timeouts.events < timeouts.stall {
-        section.doc().refuse(section.span(), format!("`{}` is {:?}, shorter than `stall`, which is {:?}: pings count for `stall` and not for `events`, so write a longer one", section.name("events"), timeouts.events, timeouts.stall));
-    }
-    section.close();
-    timeouts
-}
-
-fn read_retry(route: &Section<'_>, total: Duration) -> (RetrySettings, Option<Spanned<f64>>) {
-    const WAITS: RangeInclusive<Duration> = MILLISECOND..=DAY;
-    let section = route.section("retry");
-    let default = RetrySettings::default();
-    let attempts = section
-        .integer("attempts", 1..=100)
-        .and_then(|attempts| u32::try_from(*attempts.get_ref()).ok())
-        .unwrap_or(default.attempts);
-    let (base, cap) = (
-        section.duration("base", WAITS),
-        section.duration("cap", WAITS),
-    );
-    let (base, cap) = match (base, cap) {
-        (Some(base), Some(cap)) => {
-            if base.get_ref() > cap.get_ref() {
-                section.doc().refuse(&base.span(), format!("`{}` is {:?}, longer than `cap`, which is {:?}: write a shorter base or a longer cap", section.name("base"), base.get_ref(), cap.get_ref()));
-            }
-            (base.into_inner(), cap.into_inner())
-        }
-        (Some(base), None) => {
-            if *base.get_ref() >= total {
-                section.doc().warn(
-                    Some(&base.span()),
-                    format!(
-                        "`{}` is as long as the whole call: retries will mostly find no time left",
-                        section.name("base")
-                    ),
-                );
-            }
-            (*base.get_ref(), default.cap.max(base.into_inner()))
-        }
-        (None, Some(cap)) => (default.base.min(*cap.get_ref()), cap.into_inner()),
-        (None, None) => (default.base, default.cap),
-    };
-    let budget = section.number("budget", 0.0..=1.0);
-    section.close();
-    (
-        RetrySettings {
-            attempts,
-            base,
-            cap,
-        },
-        budget,
-    )
-}
-
-/// Which route said what about which target.
-type Said = BTreeMap<(String, &'static str), String>;
-
-fn grant(
-    section: &Section<'_>,
-    said: &mut Said,
-    (route, target): (&str, &str),
-    wishes: &Wishes,
-    settings: &mut Target,
-) {
-    let mut one = Grant {
-        section,
-        said,
-        route,
-        target,
-    };
-    one.set(
-        "breaker.window",
-        wishes.window.as_ref(),
-        &mut settings.breaker.window,
-    );
-    one.set(
-        "breaker.failure_rate",
-        wishes.failure_rate.as_ref(),
-        &mut settings.breaker.failure_rate,
-    );
-    one.set(
-        "breaker.open",
-        wishes.open.as_ref(),
-        &mut settings.breaker.open,
-    );
-    one.set(
-        "retry.budget",
-        wishes.budget.as_ref(),
-        &mut settings.retry_budget,
-    );
-}
-
-struct Grant<'g, 'd> {
-    section: &'g Section<'d>,
-    said: &'g mut Said,
-    route: &'g str,
-    target: &'g str,
-}
-
-impl Grant<'_, '_> {
-    fn set<T: Copy + PartialEq + fmt::Debug>(
-        &mut self,
-        key: &'static str,
-        wish: Option<&Spanned<T>>,
-        slot: &mut T,
-    ) {
-        let Some(wish) = wish else { return };
-        let entry = (self.target.to_owned(), key);
-        match self.said.get(&entry) {
-            Some(other) if *slot != *wish.get_ref() => {
-                let what = format!(
-                    "route `{}` sets {key} to {:?} for target `{}`, route `{other}` to {slot:?}: a target has one breaker and one retry budget for all its routes; write the same in both, or define a second target",
-                    self.route,
-                    wish.get_ref(),
-                    self.target
-                );
-                self.section.doc().refuse(&wish.span(), what);
-            }
-            _ => {
-                *slot = *wish.get_ref();
-                self.said.insert(entry, self.route.to_owned());
-            }
-        }
-    }
-}
-
-/// Adds a rung for each model of `--fallback`, before the static answer: the first target again,
-/// with another model.
-fn add_fallbacks(
-    top: &Section<'_>,
-    route: &mut Route,
-    targets: &mut BTreeMap<String, Target>,
-    models: &[String],
-) {
-    let first = route.ladder.iter().find_map(|rung| match rung {
-        Rung::Target(name) => targets.get(name).cloned(),
-        Rung::Static => None,
-    });
-    let Some(first) = first else { return };
-    for model in models {
-        if let Err(why) = label(model) {
-            top.doc().refuse_all(format!("--fallback: {why}"));
-            continue;
-        }
-        let clash = targets
-            .get(model)
-            .is_some_and(|other| other.model.as_ref() != Some(model));
-        if clash || matches!(model.as_str(), "static" | "cache") {
-            top.doc().refuse_all(format!("--fallback: `{model}` is taken by something that is no model of that name; write a model id"));
-            continue;
-        }
-        let other = || Target {
-            model: Some(model.clone()),
-            ..first.clone()
-        };
-        targets.entry(model.clone()).or_insert_with(other);
-        let end = route
-            .ladder
-            .iter()
-            .position(|rung| *rung == Rung::Static)
-            .unwrap_or(route.ladder.len());
-        let rung = Rung::Target(model.clone());
-        if !route.ladder.contains(&rung) {
-            route.ladder.insert(end, rung);
-        }
-    }
-}
-
-fn names(targets: &BTreeMap<String, Target>) -> String {
-    targets
-        .keys()
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(", ")
 }
