@@ -98,6 +98,8 @@ impl Splice {
             }
             "message_stop" => {
                 self.close_earlier(out);
+                // The caller takes the message for whole, whatever comes behind it.
+                self.summed_up = true;
                 Some(Cow::Borrowed(frame.data))
             }
             _ => Some(Cow::Borrowed(frame.data)),
