@@ -136,7 +136,7 @@ fn target(input: &[u8]) -> &'static str {
         return "resumed";
     }
     let (last, before) = reading.frames.split_last().unwrap();
-    assert_eq!(last.0, "error");
+    assert_eq!(last.0, "error", "{}", String::from_utf8_lossy(&out));
     let mut reader = Forwarder::new();
     reader.take(&out);
     assert_eq!(reader.watch.end(), End::Failed, "nothing malformed passed");

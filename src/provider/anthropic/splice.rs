@@ -98,6 +98,8 @@ impl Splice {
             }
             "message_stop" => {
                 self.close_earlier(out);
+                // The caller takes the message for whole, whatever comes behind it.
+                self.summed_up = true;
                 Some(Cow::Borrowed(frame.data))
             }
             _ => Some(Cow::Borrowed(frame.data)),
@@ -114,7 +116,10 @@ impl Splice {
     }
 
     fn block_start<'a>(&mut self, data: &'a str, out: &mut String) -> Option<Cow<'a, str>> {
-        let start: BlockStart<'_> = serde_json::from_str(data).ok()?;
+        let Ok(start) = serde_json::from_str::<BlockStart<'_>>(data) else {
+            self.only_text = false;
+            return None;
+        };
         let is_text = start.content_block.kind == "text";
         self.only_text &= is_text;
         if is_text && let Some(text) = &start.content_block.text {
@@ -150,7 +155,10 @@ impl Splice {
     }
 
     fn delta<'a>(&mut self, data: &'a str) -> Option<Cow<'a, str>> {
-        let delta: BlockDelta<'_> = serde_json::from_str(data).ok()?;
+        let Ok(delta) = serde_json::from_str::<BlockDelta<'_>>(data) else {
+            self.only_text = false;
+            return None;
+        };
         if let Some(text) = &delta.delta.text {
             self.text.push_str(text);
         }

@@ -148,6 +148,28 @@ fn text_that_comes_with_the_start_of_a_continued_block_is_not_lost() {
 }
 
 #[test]
+fn nothing_is_continued_behind_the_end_of_a_message() {
+    let mut splice = Splice::new();
+    let stop = "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+    pass(&mut splice, &[START, TEXT, &delta("Done."), STOP].concat());
+    assert_eq!(splice.continuable(), Some("Done."));
+    pass(&mut splice, stop);
+    assert_eq!(splice.continuable(), None);
+}
+
+#[test]
+fn what_cannot_be_followed_is_not_continued() {
+    for odd in [
+        TEXT.replace("\"type\":\"text\"", "\"kind\":\"text\""),
+        [TEXT, &delta("x").replace("\"x\"", "7")].concat(),
+    ] {
+        let mut splice = Splice::new();
+        pass(&mut splice, &[START, &odd, &delta("Hello")].concat());
+        assert_eq!(splice.continuable(), None, "{odd}");
+    }
+}
+
+#[test]
 fn events_without_a_name_are_known_by_their_data() {
     let unnamed = |events: &str| -> String {
         let lines = events.lines().filter(|line| !line.starts_with("event:"));
