@@ -529,6 +529,10 @@ fn failed(exchange: &Exchange, error: CallError<Failure>, report: Report) -> Err
                 },
             ..
         } => {
+            if judged.verdict.label == crate::verdict::label::DRAINING {
+                // Whoever takes over from a process that leaves will serve it.
+                return Error::Refused(Rejected::new(Rejection::Draining));
+            }
             let (judged, report) = (Box::new(judged), Box::new(report));
             let Some((status, headers, body)) = answer else {
                 return Error::Unanswered { judged, report };
