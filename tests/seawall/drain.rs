@@ -111,7 +111,16 @@ async fn what_does_not_finish_in_time_ends_in_an_error_with_its_reason() {
             seawall.stop().await;
             Instant::now()
         };
-        let (seen, stopped) = tokio::join!(under_way, stop);
+        let mut plain = asking(Shape::Text);
+        let body = String::from_utf8(plain.body.to_vec()).unwrap();
+        plain.body = body.replace("true", "false").replace("512", "9000").into();
+        plain.profile = Some(Profile::Batch);
+        let plain = Box::pin(seawall.forward(plain));
+        let (seen, plain, stopped) = tokio::join!(under_way, plain, stop);
+        let Err(Error::Refused(refused)) = plain else {
+            panic!("{plain:?}: {fault:?}");
+        };
+        assert_eq!(refused.why, Rejection::Draining, "{fault:?}");
         for (seen, delivery) in seen.into_iter().zip(DELIVERIES) {
             let what = format!("{delivery}, {fault:?}");
             // Each has waited for more than 20 s, or has content: it is a stream by now.
@@ -141,6 +150,32 @@ fn terminate(gateway: &Gateway) {
             .unwrap()
             .success()
     );
+}
+
+/// An answer to its clean end.
+#[cfg(unix)]
+async fn read_all(post: reqwest::RequestBuilder) -> (reqwest::StatusCode, Vec<u8>) {
+    let answer = post.send().await.unwrap();
+    let status = answer.status();
+    let mut chunks = answer.bytes_stream();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        bytes.extend_from_slice(&chunk.unwrap());
+    }
+    (status, bytes)
+}
+
+#[cfg(unix)]
+async fn exit_code(gateway: &mut Gateway) -> Option<i32> {
+    let ended = async {
+        loop {
+            if let Some(status) = gateway.process.try_wait().unwrap() {
+                return status.code();
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, ended).await.unwrap()
 }
 
 #[cfg(unix)]
@@ -175,13 +210,7 @@ async fn a_gateway_that_is_stopped_lets_streams_finish_and_ends_the_others_with_
             .header("x-seawall-delivery", how);
         let post = post.body(body.replace("64", "9000"));
         async move {
-            let answer = post.send().await.unwrap();
-            let status = answer.status();
-            let mut chunks = answer.bytes_stream();
-            let mut bytes = Vec::new();
-            while let Some(chunk) = chunks.next().await {
-                bytes.extend_from_slice(&chunk.unwrap());
-            }
+            let (status, bytes) = read_all(post).await;
             (model, how, status, bytes)
         }
     });
@@ -214,14 +243,6 @@ async fn a_gateway_that_is_stopped_lets_streams_finish_and_ends_the_others_with_
             assert_eq!(body["type"], "error", "{what}");
         }
     }
-    let ended = async {
-        loop {
-            if let Some(status) = gateway.process.try_wait().unwrap() {
-                return status.code();
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    assert_eq!(tokio::time::timeout(BOUND, ended).await.unwrap(), Some(0));
+    assert_eq!(exit_code(&mut gateway).await, Some(0));
     until("the provider is left", || provider.stats().in_flight == 0).await;
 }
