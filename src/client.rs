@@ -83,6 +83,10 @@ struct Shared {
 /// A streamed call that has waited this long gets its 200 and pings.
 const WAIT_OUT_LOUD: Duration = Duration::from_secs(20);
 
+/// When all streams end, an attempt ends itself. A call that is still there after this much more
+/// waits for its next one, which would never be made.
+const ATTEMPTS_END: Duration = Duration::from_millis(50);
+
 impl Seawall {
     /// A client to be configured.
     #[must_use]
@@ -160,7 +164,18 @@ impl Seawall {
             // The walk around it is moved and the attempt is not: a box keeps what is moved small.
             move |wire| attempt::attempt(Arc::clone(&exchange), wire).boxed()
         };
-        let Finished { result, report } = self.shared.system.call(call, operation).await;
+        let stopped = async {
+            self.shared.ends.ended().await;
+            tokio::time::sleep(ATTEMPTS_END).await;
+        };
+        let Finished { result, report } = tokio::select! {
+            biased;
+            finished = self.shared.system.call(call, operation) => finished,
+            () = stopped => {
+                exchange.publish(Some(Rejection::Draining.as_str()));
+                return Err(Error::Refused(Rejected::new(Rejection::Draining)));
+            }
+        };
         self.conclude(&exchange, result, &report)
     }
 
@@ -201,7 +216,8 @@ impl Seawall {
         self.shared.system.drain(deadline).await
     }
 
-    /// Ends the streams that are under way, each with an `error` event. [`Seawall::drain`] first.
+    /// Ends the streams that are under way, each with an `error` event, and the calls that have no
+    /// answer yet, each refused for draining. [`Seawall::drain`] first.
     pub fn end_streams(&self) {
         self.shared.ends.throw();
     }
@@ -529,6 +545,10 @@ fn failed(exchange: &Exchange, error: CallError<Failure>, report: Report) -> Err
                 },
             ..
         } => {
+            if judged.verdict.label == crate::verdict::label::DRAINING {
+                // Whoever takes over from a process that leaves will serve it.
+                return Error::Refused(Rejected::new(Rejection::Draining));
+            }
             let (judged, report) = (Box::new(judged), Box::new(report));
             let Some((status, headers, body)) = answer else {
                 return Error::Unanswered { judged, report };

@@ -25,7 +25,8 @@ use crate::provider::anthropic::limits::{AxisLimits, RateLimits};
 use crate::provider::anthropic::usage::{Tokens, Usage};
 use crate::transport::{Body, Response};
 use crate::verdict::{
-    Judged, Timeout, judge, judge_answer, judge_broken, judge_timeout, judge_truncated,
+    Judged, Timeout, judge, judge_answer, judge_broken, judge_draining, judge_timeout,
+    judge_truncated,
 };
 
 /// The provider's answer to one attempt.
@@ -85,7 +86,14 @@ async fn send(
         exchange.whole_by(attempt.deadline)
     };
     let patience = patience.min(attempt.deadline);
-    let response = match timeout_at(patience, prepared.transport.send(request)).await {
+    let answered = tokio::select! {
+        biased;
+        answered = timeout_at(patience, prepared.transport.send(request)) => answered,
+        () = exchange.ends.ended() => {
+            return fail(exchange, attempt, judge_draining(), None, (None, None));
+        }
+    };
+    let response = match answered {
         Ok(Ok(response)) => response,
         Ok(Err(broken)) => {
             tracing::debug!(call = %exchange.call, error = ?broken, "attempt broke");
@@ -133,7 +141,12 @@ async fn whole(
         body,
     } = response;
     let now = Timestamp::now();
-    let bytes = match collect(body, patience).await {
+    let collected = tokio::select! {
+        biased;
+        collected = collect(body, patience) => collected,
+        () = exchange.ends.ended() => Err(judge_draining()),
+    };
+    let bytes = match collected {
         Ok(bytes) => bytes,
         Err(judged) => return fail(exchange, attempt, judged, None, (None, learned)),
     };

@@ -17,7 +17,7 @@ use super::exchange::{Exchange, Prepared};
 use super::stream::{BrokenOff, Watched};
 use crate::delivery::Delivery;
 use crate::transport::Response;
-use crate::verdict::{judge_timeout, judge_truncated};
+use crate::verdict::{judge_draining, judge_timeout, judge_truncated};
 
 /// Reads a stream up to its release.
 pub(super) async fn open(
@@ -72,6 +72,7 @@ async fn read(
     watched: &mut Watched,
 ) -> Result<(), BrokenOff> {
     let mut marked = false;
+    let mut stopped = std::pin::pin!(exchange.ends.ended());
     loop {
         if let (false, Some(at)) = (marked, watched.first_content()) {
             marked = true;
@@ -89,7 +90,15 @@ async fn read(
         };
         let (by, which) = watched.silent_until();
         let until = release.map_or(by, |at| at.min(by));
-        match timeout_at(until, watched.read_on()).await {
+        let read = tokio::select! {
+            biased;
+            read = timeout_at(until, watched.read_on()) => read,
+            () = &mut stopped => Ok(match watched.end_if_stopped() {
+                true => Ok(()),
+                false => Err(BrokenOff::of(judge_draining())),
+            }),
+        };
+        match read {
             Ok(read) => read?,
             Err(_) if watched.end_if_stopped() => {}
             Err(_) if release.is_some_and(|at| at <= Instant::now()) => return Ok(()),

@@ -30,6 +30,15 @@ impl StreamEnds {
         self.shared.thrown.load(Ordering::SeqCst)
     }
 
+    /// Resolves when the switch is thrown, or at once if it has been.
+    pub(super) async fn ended(&self) {
+        // Listening first: who looks first can miss the moment between.
+        let thrown = self.thrown();
+        if !self.is_thrown() {
+            thrown.await;
+        }
+    }
+
     /// Resolves when the switch is thrown after this call; [`is_thrown`](Self::is_thrown) tells of
     /// before.
     pub(super) fn thrown(&self) -> Pin<Box<OwnedNotified>> {

@@ -9,6 +9,8 @@ mod breaker_detection;
 #[cfg(test)]
 mod claude_code;
 #[cfg(test)]
+mod drain;
+#[cfg(test)]
 mod drill_real;
 #[cfg(test)]
 mod gateway;
