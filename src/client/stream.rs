@@ -234,11 +234,12 @@ impl Watched {
         chunk.slice(whole..)
     }
 
-    /// Everything that came of an answer that turned out to be the provider's own error. The rest
-    /// of it is on its way, if there is any.
+    /// The provider's own error as an answer: with all that came before it, unless that is part of a
+    /// message. The rest of it is on its way, if there is any.
     pub(super) async fn into_bytes(mut self, said: Bytes) -> Bytes {
         let mut all = BytesMut::new();
-        for events in self.ready.drain(..) {
+        let before = self.ready.drain(..);
+        for events in before.filter(|_| !self.watch.has_started()) {
             all.extend_from_slice(&events);
         }
         all.extend_from_slice(&said);
