@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::config::{self, Config, Route};
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Hold};
 use crate::error::Error;
 use crate::estimate;
 use crate::provider::anthropic::headers::{self as wire, Credential, Form};
@@ -287,10 +287,15 @@ impl Seawall {
             ask.profile
                 .map_or(route.timeouts, crate::profile::Profile::timeouts)
         });
-        let delivery = ask
-            .delivery
-            .or(route.delivery)
-            .unwrap_or_else(|| profile.delivery());
+        let delivery = match (ask.delivery, route.delivery) {
+            // A header says no more than "hold"; how long is the route's to say.
+            (Some(Delivery::Hold(asked)), Some(own @ Delivery::Hold(_)))
+                if asked == Hold::default() =>
+            {
+                own
+            }
+            (asked, own) => asked.or(own).unwrap_or_else(|| profile.delivery()),
+        };
         let model = view.and_then(|view| view.model.as_deref());
         let mut exchange = Exchange {
             call: started.call,

@@ -31,7 +31,7 @@ retry = { attempts = 5, base = "5ms", cap = "20ms" }
 
 const TOTAL: Duration = Duration::from_secs(20);
 
-/// What `hold` waits for where nothing else is configured.
+/// What `hold` waits for.
 const HOLD_TOKENS: usize = 50;
 
 const ATTEMPTS: u64 = 5;
@@ -159,7 +159,11 @@ async fn run(how: &str, shape: Shape, chunking: Option<Chunking>, once: bool) {
         ("resume", true) => continuing(of_sim).await,
         _ => sim(of_sim).await,
     };
-    let gateway = Gateway::start(address, CONFIG);
+    // On a busy machine half a second can pass between two events.
+    let held = format!("delivery = \"hold\"\nhold = {{ tokens = {HOLD_TOKENS}, time = \"1m\" }}");
+    let head_start = CONFIG.replace("[targets.up]", &format!("{held}\n[targets.up]"));
+    let config = if how == "hold" { &head_start } else { CONFIG };
+    let gateway = Gateway::start(address, config);
     let asked = cells.iter().map(|cell| async {
         let got = ask(&gateway, &provider, cell, shape, how).await;
         judge(how, once, cell, (&got, &whole));
@@ -186,10 +190,7 @@ fn judge(how: &str, once: bool, cell: &Cell, (got, whole): (&Got, &Message)) {
             // Given up although it struck once: only what had reached the client.
             assert!(message.has_content() && *attempts == 1, "{what}");
             assert_ne!(how, "complete", "{what}");
-            assert!(
-                how != "hold" || cell.before / 4 >= HOLD_TOKENS || silent(cell),
-                "{what}"
-            );
+            assert!(how != "hold" || cell.before / 4 >= HOLD_TOKENS, "{what}");
         } else if how == "complete" {
             assert_eq!(*attempts, ATTEMPTS, "{what}");
         }
@@ -197,21 +198,13 @@ fn judge(how: &str, once: bool, cell: &Cell, (got, whole): (&Got, &Message)) {
     }
     assert!(once, "{what}");
     if how == "resume" {
-        assert!(
-            message.text().starts_with(&whole.text()[..cell.before]),
-            "{what}"
-        );
+        // What came before the fault may have been lost with a reset, and all of it asked for again.
+        let (text, all) = (message.text(), whole.text());
+        let before = all.get(..cell.before).unwrap_or(&all);
+        assert!(text.starts_with(before), "{what}");
     } else {
         assert_eq!((&message.blocks, *attempts), (&whole.blocks, 2), "{what}");
     }
-}
-
-/// Whether the head start of `hold` runs out before anybody knows.
-const fn silent(cell: &Cell) -> bool {
-    matches!(
-        cell.fault.kind,
-        FaultKind::StallInStream | FaultKind::PingOnly
-    )
 }
 
 /// A provider over a socket that fails as `settings` say, but not when it is asked for the rest.
