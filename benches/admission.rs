@@ -1,10 +1,11 @@
-//! What admission costs: a whole call through the real actors around an operation that is instant.
+//! What admission costs: knock at the breaker, reserve from three buckets, settle, report.
 //!
 //! The yardsticks run in the same rounds: one bare round trip to a task (tokio's mpsc there, a
-//! oneshot back), and what one would write by hand (a semaphore and governor). A call knocks at the
-//! breaker, reserves from three buckets, is driven by a caller, settles and reports. Ratios are taken
-//! inside a round; what is printed is their median. `--check` makes a missed bar fail, `--quick` makes
-//! short rounds, `--only N` makes N calls and nothing else, for a profiler.
+//! oneshot back), and what one would write by hand (a semaphore and governor). Beside it, without a bar,
+//! stands a whole call around an operation that is instant: on top of admission a caller drives it,
+//! with its ladder, its retries and its alarm. Ratios are taken inside a round; what is printed is their
+//! median. `--check` makes a missed bar fail, `--quick` makes short rounds, `--only N` makes N calls
+//! and nothing else, for a profiler.
 
 use std::error::Error;
 use std::io::Write;
@@ -14,18 +15,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota as Cell, RateLimiter};
+use seawall_actors::admission::Terms;
 use seawall_actors::caller::{Attempt, Call, Outcome, Rung};
 use seawall_actors::policy::quota::{Cost, QuotaSettings};
 use seawall_actors::policy::retry::Retry;
 use seawall_actors::policy::wait_queue::Priority;
 use seawall_actors::system::{QuotaSpec, System, SystemSettings, Target, TargetSpec};
+use seawall_actors::verdict::Verdict;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 type Failed = Box<dyn Error + Send + Sync>;
 
-/// Callers at once, and the most round trips that a call with a reserve may cost.
+/// Callers at once, and the most round trips that an admission may cost.
 const CALLERS: [(u32, f64); 3] = [(1, 5.0), (64, 5.0), (1024, 5.0)];
 
 /// Limits that are counted and never met.
@@ -41,10 +44,10 @@ const COST: Cost = Cost {
 #[derive(Debug, Clone)]
 struct Subjects {
     system: System,
+    /// What calls are called.
+    name: Arc<str>,
     /// With three buckets.
-    limited: Target,
-    /// With a breaker only.
-    unlimited: Target,
+    target: Target,
     echo: mpsc::Sender<oneshot::Sender<u64>>,
     semaphore: Arc<Semaphore>,
     governor: Arc<DefaultDirectRateLimiter>,
@@ -54,17 +57,12 @@ struct Subjects {
 enum Subject {
     RoundTrip,
     ByHand,
-    Unlimited,
-    Limited,
+    Admission,
+    Call,
 }
 
 impl Subject {
-    const ALL: [Self; 4] = [
-        Self::RoundTrip,
-        Self::ByHand,
-        Self::Unlimited,
-        Self::Limited,
-    ];
+    const ALL: [Self; 4] = [Self::RoundTrip, Self::ByHand, Self::Admission, Self::Call];
 }
 
 fn main() -> ExitCode {
@@ -94,7 +92,7 @@ async fn bench(arguments: &[String]) -> Result<bool, Failed> {
     let subjects = Subjects::new(&mut tasks).await?;
     if let Some(at) = arguments.iter().position(|argument| argument == "--only") {
         let calls = arguments.get(at.saturating_add(1)).ok_or("how many?")?;
-        subjects.run(Subject::Limited, 1, calls.parse()?).await?;
+        subjects.run(Subject::Call, 1, calls.parse()?).await?;
         return Ok(true);
     }
     let (rounds, calls) = if has("--quick") {
@@ -106,7 +104,7 @@ async fn bench(arguments: &[String]) -> Result<bool, Failed> {
     writeln!(
         out,
         "{:>7} {:>12} {:>12} {:>14} {:>14} {:>10} {:>10}  bar",
-        "callers", "round trip", "by hand", "breaker only", "with reserve", "÷ trip", "÷ by hand"
+        "callers", "round trip", "by hand", "admission", "whole call", "÷ trip", "÷ by hand"
     )?;
     let (mut rows, mut holds) = (Vec::new(), true);
     for (callers, bar) in CALLERS {
@@ -120,21 +118,20 @@ async fn bench(arguments: &[String]) -> Result<bool, Failed> {
                 }
             }
         }
-        let [trip, by_hand, _, limited] = &seen;
-        let (to_trip, to_hand) = (ratio(limited, trip), ratio(limited, by_hand));
+        let [trip, by_hand, admission, _] = &seen;
+        let (to_trip, to_hand) = (ratio(admission, trip), ratio(admission, by_hand));
         let missed = to_trip > bar;
         holds &= !missed;
-        let [trip, by_hand, unlimited, limited] =
-            seen.each_ref().map(|times| median(times.clone()));
+        let [trip, by_hand, admission, call] = seen.each_ref().map(|times| median(times.clone()));
         writeln!(
             out,
-            "{callers:>7} {trip:>9.0} ns {by_hand:>9.0} ns {unlimited:>11.0} ns {limited:>11.0} ns \
+            "{callers:>7} {trip:>9.0} ns {by_hand:>9.0} ns {admission:>11.0} ns {call:>11.0} ns \
              {to_trip:>8.2} × {to_hand:>8.2} ×  ≤ {bar}{}",
             if missed { "  MISSED" } else { "" }
         )?;
         rows.push(serde_json::json!({
             "callers": callers, "round_trip_ns": trip, "by_hand_ns": by_hand,
-            "breaker_only_ns": unlimited, "with_reserve_ns": limited,
+            "admission_ns": admission, "call_ns": call,
             "round_trips": to_trip, "at_most": bar, "by_hand": to_hand,
         }));
     }
@@ -157,12 +154,11 @@ impl Subjects {
             ..QuotaSpec::default()
         };
         let quota = system.quota("quota", spec).await?;
-        let limited = || TargetSpec {
+        let spec = || TargetSpec {
             quota: Some(quota),
             ..TargetSpec::default()
         };
-        let limited = system.target("limited", limited).await?;
-        let unlimited = system.target("unlimited", TargetSpec::default).await?;
+        let target = system.target("target", spec).await?;
         let (echo, mut asked) = mpsc::channel::<oneshot::Sender<u64>>(1024);
         tasks.spawn(async move {
             let mut answered = 0_u64;
@@ -176,8 +172,8 @@ impl Subjects {
         let rate = NonZeroU32::new(1_000_000_000).ok_or("not zero")?;
         Ok(Self {
             system,
-            limited,
-            unlimited,
+            name: "bench".into(),
+            target,
             echo,
             semaphore: Arc::new(Semaphore::new(4096)),
             governor: Arc::new(RateLimiter::direct(Cell::per_second(rate))),
@@ -217,17 +213,29 @@ impl Subjects {
                 self.governor.until_ready().await;
                 drop(permit);
             }
-            Subject::Unlimited => self.call(&self.unlimited).await?,
-            Subject::Limited => self.call(&self.limited).await?,
+            Subject::Admission => {
+                let now = Instant::now();
+                let terms = Terms {
+                    call: Arc::clone(&self.name),
+                    cost: COST,
+                    priority: Priority::Normal,
+                    again: false,
+                    until: now + Duration::from_secs(1),
+                    held_until: now + Duration::from_secs(60),
+                };
+                let permit = self.system.admit(&self.target, terms).await?;
+                permit.finish(&Verdict::OK, Some(COST));
+            }
+            Subject::Call => self.call().await?,
         }
         Ok(())
     }
 
-    async fn call(&self, target: &Target) -> Result<(), Failed> {
+    async fn call(&self) -> Result<(), Failed> {
         let call = Call {
-            id: "bench".into(),
+            id: Arc::clone(&self.name),
             rungs: vec![Rung {
-                target: target.clone(),
+                target: self.target.clone(),
                 cost: COST,
             }],
             deadline: Instant::now() + Duration::from_secs(60),

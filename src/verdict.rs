@@ -10,9 +10,11 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use seawall_actors::verdict::{Again, Blame, Verdict};
+use serde_json::value::RawValue;
 
 use crate::provider::anthropic::headers::is_encoded;
 use crate::provider::anthropic::limits::RateLimits;
+use crate::provider::anthropic::usage::Usage;
 use crate::transport::Broken;
 
 pub mod advice;
@@ -139,6 +141,21 @@ pub fn judge_answer(headers: &HeaderMap, body: &[u8], now: Timestamp) -> Judged 
         Err(cut) if cut.is_eof() => judge_truncated(),
         Err(_) => judge_malformed("a body that is not valid JSON"),
     }
+}
+
+/// [`judge_answer`], and what the answer used, in one reading.
+pub(crate) fn read_answer(
+    headers: &HeaderMap,
+    body: &[u8],
+    now: Timestamp,
+) -> (Judged, Option<Usage>) {
+    if !is_encoded(headers)
+        && let Ok(Whole { kind, usage }) = serde_json::from_slice(body)
+        && kind.is_none_or(|kind: &RawValue| kind.get() != "\"error\"")
+    {
+        return (Judged::ok(), usage);
+    }
+    (judge_answer(headers, body, now), Usage::from_body(body))
 }
 
 /// Judges an answer that holds what no answer can; `what` says what that is.
@@ -289,7 +306,15 @@ fn unreadable(status: StatusCode) -> String {
 #[derive(serde::Deserialize)]
 struct Outer<'a> {
     #[serde(borrow, rename = "type")]
-    kind: Option<&'a serde_json::value::RawValue>,
+    kind: Option<&'a RawValue>,
+}
+
+/// The same, and what is billed.
+#[derive(serde::Deserialize)]
+struct Whole<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    usage: Option<Usage>,
 }
 
 #[cfg(test)]

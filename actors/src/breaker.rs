@@ -170,16 +170,12 @@ impl Breaker {
         }
         // A breaker that is being restarted is not a reason to fail a call that won't wait.
         let patience = knock.until.max(Instant::now() + RESTART_PATIENCE);
-        self.shared
-            .address
-            .ask(
-                |reply| BreakerMessage::Knock {
-                    knock: knock.clone(),
-                    reply,
-                },
-                patience,
-            )
-            .await
+        let question = |reply| BreakerMessage::Knock {
+            knock: knock.clone(),
+            reply,
+        };
+        // A box: most calls don't get here, and every call's future would hold it.
+        Box::pin(self.shared.address.ask(question, patience)).await
     }
 
     /// An attempt in flight for longer than this counts as failed while it is in flight.

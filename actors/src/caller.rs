@@ -268,7 +268,7 @@ where
                 self.ladder.step_down();
                 self.announce_fall(why);
             }
-            match self.first_to_open(&barred).await {
+            match Box::pin(self.first_to_open(&barred)).await {
                 Some((rung, passed)) => {
                     self.ladder.stand_on(rung);
                     ticket = Some(passed);
@@ -308,7 +308,7 @@ where
             if !was_probe {
                 self.ladder.count_attempt();
             }
-            self.pause(&target, &verdict, was_probe)
+            Box::pin(self.pause(&target, &verdict, was_probe))
                 .await
                 .map_err(|left| left.unwrap_or(Left::GiveUp))?;
         }
@@ -565,7 +565,7 @@ where
     }
 }
 
-fn rejected_by(target: &Target, barred: Barred) -> Rejected {
+pub(crate) fn rejected_by(target: &Target, barred: Barred) -> Rejected {
     let why = match barred.why {
         Bar::Open => Rejection::BreakerOpen,
         Bar::Budget => Rejection::RetryBudget,
@@ -579,7 +579,7 @@ fn rejected_by(target: &Target, barred: Barred) -> Rejected {
     }
 }
 
-const fn rejection(unanswered: Unanswered) -> Rejection {
+pub(crate) const fn rejection(unanswered: Unanswered) -> Rejection {
     match unanswered {
         Unanswered::Busy => Rejection::QueueFull,
         Unanswered::Late => Rejection::DeadlinePassed,

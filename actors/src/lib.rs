@@ -21,6 +21,7 @@
 
 pub mod system;
 
+pub mod admission;
 pub mod caller;
 pub mod permit;
 pub mod step;

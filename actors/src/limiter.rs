@@ -189,16 +189,12 @@ impl Limiter {
             return Ok(Ok(lease));
         }
         let until = reservation.until;
-        self.shared
-            .address
-            .ask(
-                |reply| LimiterMessage::Reserve {
-                    reservation: reservation.clone(),
-                    reply,
-                },
-                until,
-            )
-            .await
+        let question = |reply| LimiterMessage::Reserve {
+            reservation: reservation.clone(),
+            reply,
+        };
+        // A box: most calls don't get here, and every call's future would hold it.
+        Box::pin(self.shared.address.ask(question, until)).await
     }
 
     /// Hands on what the provider said of its buckets.

@@ -21,12 +21,14 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, timeout_at};
 
+use crate::admission::{self, Terms};
 use crate::branch::{Branch, restart_events};
 use crate::caller::{self, Attempt, Call, CallContext, CallReport, Finished, Outcome};
 use crate::error::{CallError, Rejected, Rejection, StartError};
 use crate::event::{EventStream, Events, Heard};
 use crate::gauge::Gauge;
 use crate::hooks::Hooks;
+use crate::permit::Permit;
 use crate::pool::Pool;
 use crate::snapshot::Snapshot;
 use crate::step::{FINAL, Step, StepCounts, StepHandle, StepPlan, StepRun, StepSettings};
@@ -180,6 +182,24 @@ impl System {
             }
             Err(rejected) => refused(rejected),
         }
+    }
+
+    /// Gives the right to make one attempt on `target`, for those who drive it themselves: asks the
+    /// breaker, waits for the quota, and asks the breaker again.
+    ///
+    /// The permit is finished with how the attempt went, or dropped. Dropping the future gives
+    /// everything back.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`] when the breaker or the quota does not let it pass by [`Terms::until`], or the
+    /// system takes no more calls.
+    pub async fn admit(&self, target: &Target, terms: Terms) -> Result<Permit, Rejected> {
+        let _counted = self.shared.calls.enter();
+        if self.shared.draining.load(Ordering::Acquire) {
+            return Err(Rejected::new(Rejection::Draining));
+        }
+        admission::admit(&self.shared.context, target, terms).await
     }
 
     /// Starts one step of an agent: `work` is run, and run again after a panic, a hang or the loss

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
@@ -25,8 +25,8 @@ use crate::provider::anthropic::limits::{AxisLimits, RateLimits};
 use crate::provider::anthropic::usage::{Tokens, Usage};
 use crate::transport::{Body, Response};
 use crate::verdict::{
-    Judged, Timeout, judge, judge_answer, judge_broken, judge_draining, judge_timeout,
-    judge_truncated,
+    Judged, Timeout, judge, judge_broken, judge_draining, judge_timeout, judge_truncated,
+    read_answer,
 };
 
 /// The provider's answer to one attempt.
@@ -119,10 +119,15 @@ async fn send(
     let limits = RateLimits::read(response.status, &response.headers, now);
     let learned = learned(&limits);
     if !response.status.is_success() {
-        return refused(exchange, attempt, response, learned, now).await;
+        // Boxed, as is the next: what is rare must not swell every call's future.
+        return refused(exchange, attempt, response, learned, now)
+            .boxed()
+            .await;
     }
     if is_event_stream(&response.headers, exchange.streams) {
-        return opening::open(exchange, prepared, attempt, response, learned).await;
+        return opening::open(exchange, prepared, attempt, response, learned)
+            .boxed()
+            .await;
     }
     whole((exchange, prepared), attempt, response, learned, patience).await
 }
@@ -150,16 +155,15 @@ async fn whole(
         Ok(bytes) => bytes,
         Err(judged) => return fail(exchange, attempt, judged, None, (None, learned)),
     };
-    let judged = if exchange.is_json() {
-        judge_answer(&headers, &bytes, now)
+    let (judged, usage) = if exchange.is_json() {
+        read_answer(&headers, &bytes, now)
     } else {
-        Judged::ok()
+        (Judged::ok(), Usage::from_body(&bytes))
     };
     if !judged.verdict.is_ok() {
         return fail(exchange, attempt, judged, None, (None, learned));
     }
     exchange.count_attempt((attempt.number, attempt.rung), &Verdict::OK);
-    let usage = Usage::from_body(&bytes);
     if let Some(usage) = &usage {
         exchange.bill(prepared, usage);
     }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use parking_lot::RwLock;
 use seawall_actors::error::{Rejected, Rejection, StartError};
 use seawall_actors::policy::circuit::CircuitSettings;
@@ -27,6 +28,9 @@ use crate::provider::anthropic::quota_group;
 pub(super) struct Targets {
     expectations: RwLock<HashMap<Arc<str>, Arc<Expectation>>>,
 }
+
+/// Room for a target's name, so that it is allocated once.
+const LONGEST_NAME: usize = 96;
 
 /// Most expectations kept; as many as a system holds targets.
 const MOST: usize = 1024;
@@ -53,71 +57,32 @@ impl Targets {
         (model, credential): (Option<&str>, &Credential),
     ) -> Result<(Target, Arc<Expectation>), Error> {
         let own = matches!(settings.credential, config::Credential::Own(_));
-        let mut full = name.to_owned();
+        let mut full = String::with_capacity(LONGEST_NAME);
+        full.push_str(name);
         if settings.model.is_none() {
-            full = format!("{full}/{}", model.unwrap_or("-"));
+            full.push('/');
+            full.push_str(model.unwrap_or("-"));
         }
         if !own {
-            full = format!("{full}#{}", credential.fingerprint());
+            full.push('#');
+            full.push_str(credential.fingerprint());
         }
         match endpoint {
             Endpoint::Messages => {}
             Endpoint::CountTokens => full.push_str(":count_tokens"),
             Endpoint::Other(..) => full.push_str(":other"),
         }
+        if let Some(target) = shared.system.known_target(&full) {
+            return Ok((target, self.expectation(&full)));
+        }
         let quota = quota_name(settings, endpoint, model, credential);
-        let target = self.target(shared, &full, settings, quota).await;
+        let target = start(shared, &full, settings, quota).boxed().await;
         let target = target.map_err(|error| match error {
             StartError::Invalid(invalid) => Error::Invalid(invalid),
             StartError::Stopped => Error::Refused(Rejected::new(Rejection::Stopped)),
             other => Error::NoTarget(other),
         })?;
         Ok((target, self.expectation(&full)))
-    }
-
-    async fn target(
-        &self,
-        shared: &Shared,
-        full: &str,
-        settings: &config::Target,
-        quota: Option<String>,
-    ) -> Result<Target, StartError> {
-        let system: &System = &shared.system;
-        if let Some(target) = system.known_target(full) {
-            return Ok(target);
-        }
-        let quota = match quota {
-            Some(quota) => {
-                let configured = settings
-                    .quota
-                    .as_ref()
-                    .and_then(|q| shared.config.quotas.get(q));
-                let spec = spec_of(&shared.config, configured);
-                Some(system.quota(&quota, spec).await?)
-            }
-            None => None,
-        };
-        let breaker = &settings.breaker;
-        let circuit = CircuitSettings {
-            time_window: breaker.window,
-            time_failed_percent: Some(percent(breaker.failure_rate)),
-            count_failed_percent: Some(percent(breaker.failure_rate)),
-            open_first: breaker.open,
-            ..CircuitSettings::default()
-        };
-        let defaults = CircuitSettings::default();
-        let circuit = CircuitSettings {
-            open_cap_waiting: defaults.open_cap_waiting.max(breaker.open),
-            open_cap_idle: defaults.open_cap_idle.max(breaker.open),
-            ..circuit
-        };
-        let spec = TargetSpec {
-            quota,
-            circuit,
-            retry_ratio: settings.retry_budget,
-            ..TargetSpec::default()
-        };
-        system.target(full, || spec).await
     }
 
     /// What is usual from the headers to the first content, by target.
@@ -146,6 +111,48 @@ impl Targets {
                 .or_insert_with(|| Arc::new(Expectation::new())),
         )
     }
+}
+
+/// Starts a target of the actors, and its quota.
+async fn start(
+    shared: &Shared,
+    full: &str,
+    settings: &config::Target,
+    quota: Option<String>,
+) -> Result<Target, StartError> {
+    let system: &System = &shared.system;
+    let quota = match quota {
+        Some(quota) => {
+            let configured = settings
+                .quota
+                .as_ref()
+                .and_then(|q| shared.config.quotas.get(q));
+            let spec = spec_of(&shared.config, configured);
+            Some(system.quota(&quota, spec).await?)
+        }
+        None => None,
+    };
+    let breaker = &settings.breaker;
+    let circuit = CircuitSettings {
+        time_window: breaker.window,
+        time_failed_percent: Some(percent(breaker.failure_rate)),
+        count_failed_percent: Some(percent(breaker.failure_rate)),
+        open_first: breaker.open,
+        ..CircuitSettings::default()
+    };
+    let defaults = CircuitSettings::default();
+    let circuit = CircuitSettings {
+        open_cap_waiting: defaults.open_cap_waiting.max(breaker.open),
+        open_cap_idle: defaults.open_cap_idle.max(breaker.open),
+        ..circuit
+    };
+    let spec = TargetSpec {
+        quota,
+        circuit,
+        retry_ratio: settings.retry_budget,
+        ..TargetSpec::default()
+    };
+    system.target(full, || spec).await
 }
 
 /// The quota of an attempt: the configured one, or one for each model group and credential.

@@ -100,10 +100,13 @@ fn plain(model: &str) -> &str {
     let name = model.trim();
     let name = name.rsplit('/').next().unwrap_or(name);
     // Clouds write `region.anthropic.claude-…`.
-    let name = name
-        .find("claude")
-        .and_then(|at| name.get(at..))
-        .unwrap_or(name);
+    let name = if name.starts_with("claude") {
+        name
+    } else {
+        name.find("claude")
+            .and_then(|at| name.get(at..))
+            .unwrap_or(name)
+    };
     let name = name.split(['@', ':', '[']).next().unwrap_or(name);
     let name = match name.rsplit_once("-v") {
         Some((head, digits)) if is_digits(digits) => head,

@@ -133,6 +133,34 @@ impl HttpTransport {
     }
 }
 
+impl HttpTransport {
+    /// Sends on connections that may have been closed while nothing was sent.
+    async fn after_a_rest(
+        &self,
+        began: Instant,
+        address: Url,
+        request: Request,
+    ) -> Result<reqwest::Response, reqwest::Error> {
+        let fresh = Arc::new(AtomicBool::new(false));
+        let first = exchange(&self.pooled, address.clone(), request.clone());
+        match FRESH.scope(Arc::clone(&fresh), first).await {
+            Err(error)
+                if !fresh.load(Ordering::Relaxed)
+                    && began.elapsed() < STALE_WITHIN
+                    && closed_unanswered(&error) =>
+            {
+                tracing::debug!(
+                    error = &error as &dyn Error,
+                    "a pooled connection was stale; sending once more on a fresh one"
+                );
+                metrics::counter!("seawall_stale_connections_total").increment(1);
+                exchange(&self.unpooled, address, request).await
+            }
+            outcome => outcome,
+        }
+    }
+}
+
 impl Transport for HttpTransport {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
         async move {
@@ -140,28 +168,10 @@ impl Transport for HttpTransport {
             let began = Instant::now();
             let idle = began.saturating_duration_since(self.quiet.since());
             let ending = Ending(Arc::clone(&self.quiet));
-            let fresh = Arc::new(AtomicBool::new(false));
-            let sent = FRESH
-                .scope(
-                    Arc::clone(&fresh),
-                    exchange(&self.pooled, address.clone(), request.clone()),
-                )
-                .await;
-            let outcome = match sent {
-                Err(error)
-                    if idle >= self.stale_after
-                        && !fresh.load(Ordering::Relaxed)
-                        && began.elapsed() < STALE_WITHIN
-                        && closed_unanswered(&error) =>
-                {
-                    tracing::debug!(
-                        error = &error as &dyn Error,
-                        "a pooled connection was stale; sending once more on a fresh one"
-                    );
-                    metrics::counter!("seawall_stale_connections_total").increment(1);
-                    exchange(&self.unpooled, address, request).await
-                }
-                outcome => outcome,
+            let outcome = if idle < self.stale_after {
+                exchange(&self.pooled, address, request).await
+            } else {
+                self.after_a_rest(began, address, request).boxed().await
             };
             outcome
                 .map(|answer| into_response(answer, ending))

@@ -28,8 +28,10 @@ pub(crate) async fn run(args: ServeArgs) -> ExitCode {
     for warning in &config.warnings {
         complain(&format!("warning: {warning}"));
     }
-    logging::start(&config.gateway);
-    match serve(config).await {
+    let log = logging::start(&config.gateway);
+    let served = serve(config).await;
+    log.flush();
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("error: {error}"));

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, StatusCode};
 use jiff::Timestamp;
 
@@ -75,7 +76,7 @@ impl RateLimits {
             },
             should_retry: should_retry(headers),
             unified: unified(headers, now),
-            fast_mode_spent: [FAST_INPUT_REMAINING, FAST_OUTPUT_REMAINING]
+            fast_mode_spent: [&FAST_INPUT_REMAINING, &FAST_OUTPUT_REMAINING]
                 .iter()
                 .any(|name| integer(headers, name) == Some(0)),
         }
@@ -105,8 +106,16 @@ impl RateLimits {
 /// Longer waits than the official clients obey, 2^32 ms, are taken for garbage.
 const LONGEST_WAIT: Duration = Duration::from_millis(4_294_967_296);
 
-const FAST_INPUT_REMAINING: &str = "anthropic-fast-input-tokens-remaining";
-const FAST_OUTPUT_REMAINING: &str = "anthropic-fast-output-tokens-remaining";
+static FAST_INPUT_REMAINING: HeaderName =
+    HeaderName::from_static("anthropic-fast-input-tokens-remaining");
+static FAST_OUTPUT_REMAINING: HeaderName =
+    HeaderName::from_static("anthropic-fast-output-tokens-remaining");
+static RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+static SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+static UNIFIED_STATUS: HeaderName = HeaderName::from_static("anthropic-ratelimit-unified-status");
+static UNIFIED_RESET: HeaderName = HeaderName::from_static("anthropic-ratelimit-unified-reset");
+static UNIFIED_SHARE: HeaderName =
+    HeaderName::from_static("anthropic-ratelimit-unified-fallback-percentage");
 
 struct AxisNames {
     limit: HeaderName,
@@ -114,17 +123,17 @@ struct AxisNames {
     reset: HeaderName,
 }
 
-const REQUESTS: AxisNames = AxisNames {
+static REQUESTS: AxisNames = AxisNames {
     limit: HeaderName::from_static("anthropic-ratelimit-requests-limit"),
     remaining: HeaderName::from_static("anthropic-ratelimit-requests-remaining"),
     reset: HeaderName::from_static("anthropic-ratelimit-requests-reset"),
 };
-const INPUT: AxisNames = AxisNames {
+static INPUT: AxisNames = AxisNames {
     limit: HeaderName::from_static("anthropic-ratelimit-input-tokens-limit"),
     remaining: HeaderName::from_static("anthropic-ratelimit-input-tokens-remaining"),
     reset: HeaderName::from_static("anthropic-ratelimit-input-tokens-reset"),
 };
-const OUTPUT: AxisNames = AxisNames {
+static OUTPUT: AxisNames = AxisNames {
     limit: HeaderName::from_static("anthropic-ratelimit-output-tokens-limit"),
     remaining: HeaderName::from_static("anthropic-ratelimit-output-tokens-remaining"),
     reset: HeaderName::from_static("anthropic-ratelimit-output-tokens-reset"),
@@ -132,9 +141,9 @@ const OUTPUT: AxisNames = AxisNames {
 
 fn axis(headers: &HeaderMap, names: &AxisNames, now: Timestamp) -> AxisLimits {
     AxisLimits {
-        limit: integer(headers, names.limit.as_str()),
-        remaining: integer(headers, names.remaining.as_str()),
-        full_in: text(headers, names.reset.as_str())
+        limit: integer(headers, &names.limit),
+        remaining: integer(headers, &names.remaining),
+        full_in: text(headers, &names.reset)
             .and_then(|t| t.parse::<Timestamp>().ok())
             .and_then(|at| until(at, now)),
     }
@@ -144,11 +153,11 @@ fn axis(headers: &HeaderMap, names: &AxisNames, now: Timestamp) -> AxisLimits {
 /// HTTP date; the order of the official clients.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let millis = text(headers, "retry-after-ms")
+    let millis = text(headers, &RETRY_AFTER_MS)
         .and_then(|t| t.parse::<f64>().ok())
         .and_then(|ms| wait_of(ms / 1000.0));
     millis.or_else(|| {
-        let value = text(headers, "retry-after")?;
+        let value = text(headers, &RETRY_AFTER)?;
         if let Ok(seconds) = value.parse::<f64>() {
             return wait_of(seconds);
         }
@@ -160,7 +169,7 @@ pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
 /// The server's own word on sending the same request again.
 #[must_use]
 pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
-    match text(headers, "x-should-retry")? {
+    match text(headers, &SHOULD_RETRY)? {
         "true" => Some(true),
         "false" => Some(false),
         _ => None,
@@ -168,8 +177,8 @@ pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
 }
 
 fn unified(headers: &HeaderMap, now: Timestamp) -> Option<Unified> {
-    let status = text(headers, "anthropic-ratelimit-unified-status");
-    let reset = text(headers, "anthropic-ratelimit-unified-reset");
+    let status = text(headers, &UNIFIED_STATUS);
+    let reset = text(headers, &UNIFIED_RESET);
     if status.is_none() && reset.is_none() {
         return None;
     }
@@ -180,7 +189,7 @@ fn unified(headers: &HeaderMap, now: Timestamp) -> Option<Unified> {
             .and_then(|t| t.parse::<i64>().ok())
             .and_then(|s| Timestamp::from_second(s).ok())
             .and_then(|at| until(at, now)),
-        accepted_share: text(headers, "anthropic-ratelimit-unified-fallback-percentage")
+        accepted_share: text(headers, &UNIFIED_SHARE)
             .and_then(|t| t.parse::<f64>().ok())
             .filter(|share| (0.0..=1.0).contains(share)),
     })
@@ -198,11 +207,11 @@ fn until(at: Timestamp, now: Timestamp) -> Option<Duration> {
         .filter(|d| !d.is_zero() && *d <= LONGEST_WAIT)
 }
 
-fn integer(headers: &HeaderMap, name: &str) -> Option<u64> {
+fn integer(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
     text(headers, name)?.parse().ok()
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 

@@ -14,8 +14,8 @@ use axum::routing::{any, get, post};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
-use http::Method;
 use http::request::Parts;
+use http::{HeaderName, Method};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
@@ -26,11 +26,11 @@ use super::server::Door;
 use super::upload::{self, Unfit};
 use super::{admin, admit, reply};
 
-const ROUTE: &str = "x-seawall-route";
-const PROFILE: &str = "x-seawall-profile";
-const DELIVERY: &str = "x-seawall-delivery";
+static ROUTE: HeaderName = HeaderName::from_static("x-seawall-route");
+static PROFILE: HeaderName = HeaderName::from_static("x-seawall-profile");
+static DELIVERY: HeaderName = HeaderName::from_static("x-seawall-delivery");
 /// Official SDKs count their own retries of a call in it, from 0.
-const CLIENT_RETRIES: &str = "x-stainless-retry-count";
+static CLIENT_RETRIES: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
 /// Everything that is served, to those who may come in.
 #[derive(Clone)]
@@ -141,19 +141,19 @@ fn concluded(result: Result<Reply, Error>, is_head: bool) -> Response {
 }
 
 fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
-    let named = |name: &str| {
+    let named = |name: &HeaderName| {
         parts
             .headers
             .get(name)
             .map(|value| value.to_str().unwrap_or("?").to_owned())
     };
-    let profile = read_word(PROFILE, named(PROFILE))?;
-    let delivery = read_word(DELIVERY, named(DELIVERY))?;
+    let profile = read_word(&PROFILE, named(&PROFILE))?;
+    let delivery = read_word(&DELIVERY, named(&DELIVERY))?;
     // What is no number came from no SDK, so nothing is known of earlier tries.
-    let client_retries = named(CLIENT_RETRIES)
+    let client_retries = named(&CLIENT_RETRIES)
         .and_then(|count| count.parse().ok())
         .unwrap_or(0);
-    let (route, query) = (named(ROUTE), parts.uri.query().map(str::to_owned));
+    let (route, query) = (named(&ROUTE), parts.uri.query().map(str::to_owned));
     Ok(Ask {
         endpoint,
         query,
@@ -168,7 +168,7 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
 }
 
 fn read_word<T: FromStr<Err: Display>>(
-    header: &str,
+    header: &HeaderName,
     word: Option<String>,
 ) -> Result<Option<T>, String> {
     word.map(|word| {
