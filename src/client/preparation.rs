@@ -1,0 +1,249 @@
+//! From a request to what every rung is sent, and to how the call may go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Uri};
+use parking_lot::Mutex;
+use seawall_actors::caller::{Call, Rung};
+use seawall_actors::error::{Rejected, Rejection};
+use seawall_actors::policy::backoff::Backoff;
+use seawall_actors::policy::quota::Cost;
+use seawall_actors::policy::retry::Retry;
+use secrecy::ExposeSecret;
+use tokio::time::Instant;
+
+use super::ask::{Ask, Endpoint};
+use super::exchange::{Exchange, Prepared, Progress};
+use super::{Seawall, stacking};
+use crate::config::{self, Route};
+use crate::delivery::{Delivery, Hold};
+use crate::error::Error;
+use crate::estimate;
+use crate::provider::anthropic::headers::{self as wire, Credential, Form};
+use crate::provider::anthropic::request::{RequestView, splice_model};
+use crate::transport::Transport;
+
+/// A call that is being set up: what it goes on from.
+pub(super) struct Started {
+    pub(super) call: Arc<str>,
+    pub(super) began: Instant,
+    /// Attempts made before it, by the calls that it continues.
+    pub(super) attempts: u32,
+    pub(super) progress: Progress,
+}
+
+impl Seawall {
+    /// How the call may go: its deadline, its place in queues and its retries.
+    pub(super) fn plan(
+        exchange: &Exchange,
+        ask: &Ask,
+        route: &Route,
+        rungs: Vec<Rung>,
+    ) -> Result<Call, Error> {
+        let profile = exchange.profile;
+        let priority = if ask.profile.is_some() {
+            profile.priority()
+        } else {
+            route.priority
+        };
+        let patience = match ask.profile {
+            Some(profile) => profile.wait_limit(exchange.timeouts.total),
+            None => route.wait,
+        };
+        let repeatable = match &ask.endpoint {
+            Endpoint::Messages | Endpoint::CountTokens => true,
+            Endpoint::Other(method, _) => method.is_idempotent(),
+        };
+        let attempts = if repeatable {
+            let own = stacking::attempts(route.retry.attempts, ask.client_retries);
+            let left = own.saturating_sub(exchange.attempts_before);
+            if left == 0 {
+                return Err(Error::Refused(Rejected::new(Rejection::RetryBudget)));
+            }
+            left
+        } else {
+            1
+        };
+        let retry = Backoff::new(route.retry.base, route.retry.cap)
+            .and_then(|backoff| Retry::new(attempts, backoff, Retry::default().min_useful()))?;
+        let deadline = exchange.began + exchange.timeouts.total;
+        let released = exchange.began + exchange.timeouts.generation;
+        Ok(Call {
+            id: Arc::clone(&exchange.call),
+            rungs,
+            deadline,
+            held_until: deadline.max(released),
+            continues: exchange.attempts_before > 0,
+            patience,
+            priority,
+            retry,
+        })
+    }
+
+    /// Prepares what each rung of the route is sent.
+    pub(super) async fn prepare(
+        &self,
+        started: Started,
+        ask: &Ask,
+        view: Option<&RequestView>,
+        route: &Route,
+    ) -> Result<(Exchange, Vec<Rung>), Error> {
+        let profile = ask.profile.unwrap_or(route.profile);
+        let timeouts = ask.timeouts.unwrap_or_else(|| {
+            ask.profile
+                .map_or(route.timeouts, crate::profile::Profile::timeouts)
+        });
+        let delivery = match (ask.delivery, route.delivery) {
+            // A header says no more than "hold"; how long is the route's to say.
+            (Some(Delivery::Hold(asked)), Some(own @ Delivery::Hold(_)))
+                if asked == Hold::default() =>
+            {
+                own
+            }
+            (asked, own) => asked.or(own).unwrap_or_else(|| profile.delivery()),
+        };
+        let model = view.and_then(|view| view.model.as_deref());
+        let mut exchange = Exchange {
+            call: started.call,
+            endpoint: ask.endpoint.clone(),
+            route: route.name.as_str().into(),
+            profile,
+            delivery,
+            on_disconnect: route.on_disconnect,
+            model: model.map(Arc::from),
+            streams: view.is_some_and(|view| view.stream),
+            timeouts,
+            began: started.began,
+            rungs: Vec::new(),
+            telemetry: self.shared.telemetry.clone(),
+            ends: self.shared.ends.clone(),
+            ask: (delivery == Delivery::Resume || started.attempts > 0).then(|| ask.clone()),
+            attempts_before: started.attempts,
+            upstream_us: AtomicU64::new(0),
+            progress: Mutex::new(started.progress),
+            status: AtomicU16::new(0),
+            unrecorded: AtomicBool::new(false),
+        };
+        let mut rungs = Vec::new();
+        for rung in &route.ladder {
+            let config::Rung::Target(name) = rung else {
+                continue;
+            };
+            let Some(settings) = self.shared.config.targets.get(name) else {
+                continue;
+            };
+            let (prepared, rung) = self.rung((name, settings), ask, view, &exchange).await?;
+            exchange.rungs.push(Arc::new(prepared));
+            rungs.push(rung);
+            if matches!(ask.endpoint, Endpoint::Other(..)) {
+                break;
+            }
+        }
+        Ok((exchange, rungs))
+    }
+
+    async fn rung(
+        &self,
+        (name, settings): (&str, &config::Target),
+        ask: &Ask,
+        view: Option<&RequestView>,
+        exchange: &Exchange,
+    ) -> Result<(Prepared, Rung), Error> {
+        let (credential, source) = self.credential(settings, &ask.headers)?;
+        let asked = view.and_then(|view| view.model.as_deref());
+        let model = settings.model.as_deref().or(asked);
+        let body = match (view, model) {
+            (Some(view), Some(model)) => splice_model(&ask.body, view, model),
+            _ => ask.body.clone(),
+        };
+        let mut headers = wire::request_headers(&ask.headers);
+        credential.apply(&mut headers);
+        if !headers.contains_key(wire::VERSION) {
+            headers.insert(
+                wire::VERSION,
+                HeaderValue::from_static(wire::DEFAULT_VERSION),
+            );
+        }
+        let (target, expectation) = self
+            .shared
+            .targets
+            .resolve(
+                &self.shared,
+                (name, settings),
+                &ask.endpoint,
+                (model, &credential),
+            )
+            .await?;
+        let estimated = view.map_or(0, |view| {
+            estimate::input_tokens(model.unwrap_or(""), &view.counts)
+        });
+        let cost = match ask.endpoint {
+            Endpoint::Messages => Cost {
+                requests: 1,
+                input: expectation.input(estimated),
+                output: expectation.output(view.and_then(|view| view.max_tokens)),
+            },
+            _ => Cost {
+                requests: 1,
+                input: 0,
+                output: 0,
+            },
+        };
+        let prepared = Prepared {
+            name: name.into(),
+            model: model.map(Arc::from),
+            uri: uri(&settings.base_url, &ask.endpoint, ask.query.as_deref())?,
+            headers,
+            body,
+            credential_source: source.into(),
+            transport: self.transport(exchange.timeouts.connect),
+            expectation,
+            estimated_input: estimated,
+        };
+        Ok((prepared, Rung { target, cost }))
+    }
+
+    fn transport(&self, connect: Duration) -> Arc<dyn Transport> {
+        let shared = &self.shared;
+        Arc::clone(shared.transports.get(&connect).unwrap_or(&shared.transport))
+    }
+
+    /// The credential of an attempt, and where it came from in words.
+    fn credential(
+        &self,
+        settings: &config::Target,
+        from_client: &HeaderMap,
+    ) -> Result<(Credential, String), Error> {
+        let own = |key: &config::ApiKey| {
+            Credential::new(Form::ApiKey, key.secret.expose_secret())
+                .map(|credential| (credential, key.origin.to_string()))
+                .map_err(|_| Error::NoCredential)
+        };
+        let guarded = !self.shared.config.gateway.client_keys.is_empty();
+        let brought = if guarded {
+            None
+        } else {
+            Credential::from_headers(from_client)
+        };
+        let theirs = |credential| (credential, "the caller's own header".to_owned());
+        match &settings.credential {
+            config::Credential::Caller => brought.map(theirs).ok_or(Error::NoCredential),
+            config::Credential::CallerOr(key) => match brought {
+                Some(credential) => Ok(theirs(credential)),
+                None => own(key),
+            },
+            config::Credential::Own(key) => own(key),
+        }
+    }
+}
+
+fn uri(base: &str, endpoint: &Endpoint, query: Option<&str>) -> Result<Uri, Error> {
+    let path = endpoint.path();
+    let text = match query {
+        Some(query) => format!("{base}{path}?{query}"),
+        None => format!("{base}{path}"),
+    };
+    text.parse().map_err(|_| Error::BadAddress(text))
+}
