@@ -4,9 +4,9 @@
 //! it is whole, and a malformed one is not forwarded, so that a stream that breaks off can still end
 //! in a valid `error` event. The end is clean only after `message_stop`.
 //!
-//! Memory: at most what one read brought and one event beyond it (32 MiB, the provider's own limit
-//! on a request) is held here, and nothing is read while the reader does not ask, so a slow reader
-//! slows the provider. Before its release an answer is held whole, up to 64 MiB.
+//! Memory: at most 16 KiB, what one read brought and one event beyond it (32 MiB, the provider's own
+//! limit on a request) are held here, and nothing is read while the reader does not ask, so a slow
+//! reader slows the provider. Before its release an answer is held whole, up to 64 MiB.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -33,6 +33,12 @@ use crate::verdict::{
     Judged, Timeout, judge_broken, judge_draining, judge_malformed, judge_timeout,
 };
 
+/// Events of this many bytes are handed on without waiting for more: as much as a TLS record holds.
+const ENOUGH: usize = 16 << 10;
+
+/// Most events that the first of them waits for. A round takes a microsecond or two.
+const MOST_ROUNDS: u8 = 16;
+
 /// How long a stream may take to close after its last word.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
@@ -52,9 +58,32 @@ pub(super) struct Watched {
     ready_bytes: usize,
     /// The start of an event whose end has not come.
     partial: BytesMut,
+    gathering: Gathering,
     released: Option<Released>,
     failed: Option<BrokenOff>,
     over: bool,
+}
+
+/// A provider's events come from the connection's own task one by one, also where they arrived
+/// together. Whoever reads them steps back once after each, so that the next can come, and hands
+/// on what came.
+#[derive(Debug, Default)]
+struct Gathering {
+    rounds: u8,
+    /// Something has come since the last step back.
+    is_new: bool,
+}
+
+impl Gathering {
+    /// Whether to step back once more, where there is something to hand on.
+    fn goes_on(&mut self, has_events: bool) -> bool {
+        let goes_on = has_events && self.is_new && self.rounds < MOST_ROUNDS;
+        if goes_on {
+            self.rounds += 1;
+            self.is_new = false;
+        }
+        goes_on
+    }
 }
 
 #[derive(Debug)]
@@ -104,6 +133,7 @@ impl Watched {
             ready: VecDeque::new(),
             ready_bytes: 0,
             partial: BytesMut::new(),
+            gathering: Gathering::default(),
             released: None,
             failed: None,
             over: false,
@@ -290,8 +320,8 @@ impl Watched {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, BrokenOff>>> {
         loop {
-            if let Some(events) = self.ready.pop_front() {
-                self.ready_bytes = self.ready_bytes.saturating_sub(events.len());
+            let is_enough = self.over || self.ready_bytes >= ENOUGH;
+            if is_enough && let Some(events) = self.hand_on() {
                 return Poll::Ready(Some(Ok(events)));
             }
             if let Some(broken) = self.failed.take() {
@@ -308,7 +338,17 @@ impl Watched {
                 continue;
             }
             let arrived = match self.body.poll_next_unpin(cx) {
-                Poll::Ready(read) => self.arrived(read),
+                Poll::Ready(read) => {
+                    self.gathering.is_new = true;
+                    self.arrived(read)
+                }
+                Poll::Pending if self.gathering.goes_on(!self.ready.is_empty()) => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Pending if !self.ready.is_empty() => {
+                    return Poll::Ready(self.hand_on().map(Ok));
+                }
                 Poll::Pending => match self.poll_patience(cx) {
                     Poll::Ready(broken) if !self.end_if_stopped() => Err(broken),
                     Poll::Ready(_) => Ok(()),
@@ -319,6 +359,26 @@ impl Watched {
                 self.fail(broken);
             }
         }
+    }
+
+    /// Events that are ready, in one piece: each piece becomes a write.
+    fn hand_on(&mut self) -> Option<Bytes> {
+        self.gathering = Gathering::default();
+        let first = self.ready.pop_front()?;
+        let mut all = BytesMut::new();
+        let mut length = first.len();
+        while let Some(next) = self.ready.front()
+            && length.saturating_add(next.len()) <= ENOUGH
+        {
+            if all.is_empty() {
+                all.extend_from_slice(&first);
+            }
+            length = length.saturating_add(next.len());
+            all.extend_from_slice(next);
+            self.ready.pop_front();
+        }
+        self.ready_bytes = self.ready_bytes.saturating_sub(length);
+        Some(if all.is_empty() { first } else { all.freeze() })
     }
 
     fn fail(&mut self, broken: BrokenOff) {
@@ -335,14 +395,18 @@ impl Watched {
         if released.thrown.as_mut().poll(cx).is_ready() {
             return Poll::Ready(BrokenOff::of(judge_draining()));
         }
-        if released.alarm.deadline() != until {
+        // What comes mostly puts the end off. The alarm is left to ring too early then: setting it
+        // anew for every event costs more than one ring for nothing.
+        if released.alarm.deadline() > until {
             released.alarm.as_mut().reset(until);
         }
-        released
-            .alarm
-            .as_mut()
-            .poll(cx)
-            .map(|()| BrokenOff::of(judge_timeout(which)))
+        while released.alarm.as_mut().poll(cx).is_ready() {
+            if released.alarm.deadline() >= until {
+                return Poll::Ready(BrokenOff::of(judge_timeout(which)));
+            }
+            released.alarm.as_mut().reset(until);
+        }
+        Poll::Pending
     }
 
     /// Ends the attempt, once.

@@ -243,8 +243,8 @@ impl Visit for FieldWriter<'_> {
         // A message may carry a stranger's words: tracing's own way with escape sequences.
         let mut tracings = DefaultVisitor::new(self.writer.by_ref(), self.is_first);
         tracings.record_debug(field, value);
-        let finished = tracings.finish();
-        self.result = self.result.and(finished);
+        let written = tracings.finish();
+        self.result = self.result.and(written);
         self.is_first = false;
     }
 }
