@@ -36,8 +36,12 @@ use crate::verdict::{
 /// Events of this many bytes are handed on without waiting for more: as much as a TLS record holds.
 const ENOUGH: usize = 16 << 10;
 
-/// Most events that the first of them waits for. A round takes a microsecond or two.
-const MOST_ROUNDS: u8 = 16;
+/// Looks in vain before events are handed on. hyper looks twice in each of its turns, and only with
+/// the next turn has the connection had one.
+const LOOKS: u8 = 2;
+
+/// Most looks that the first event waits for. A turn takes a microsecond or two.
+const MOST_ROUNDS: u8 = 32;
 
 /// How long a stream may take to close after its last word.
 const LAST_WORDS: Duration = Duration::from_millis(250);
@@ -65,22 +69,22 @@ pub(super) struct Watched {
 }
 
 /// A provider's events come from the connection's own task one by one, also where they arrived
-/// together. Whoever reads them steps back once after each, so that the next can come, and hands
-/// on what came.
+/// together. Whoever reads them steps back after each, so that the next can come, and hands on what
+/// came.
 #[derive(Debug, Default)]
 struct Gathering {
     rounds: u8,
-    /// Something has come since the last step back.
-    is_new: bool,
+    /// Looks in a row that found nothing more.
+    in_vain: u8,
 }
 
 impl Gathering {
     /// Whether to step back once more, where there is something to hand on.
     fn goes_on(&mut self, has_events: bool) -> bool {
-        let goes_on = has_events && self.is_new && self.rounds < MOST_ROUNDS;
+        let goes_on = has_events && self.in_vain < LOOKS && self.rounds < MOST_ROUNDS;
         if goes_on {
             self.rounds += 1;
-            self.is_new = false;
+            self.in_vain += 1;
         }
         goes_on
     }
@@ -339,7 +343,7 @@ impl Watched {
             }
             let arrived = match self.body.poll_next_unpin(cx) {
                 Poll::Ready(read) => {
-                    self.gathering.is_new = true;
+                    self.gathering.in_vain = 0;
                     self.arrived(read)
                 }
                 Poll::Pending if self.gathering.goes_on(!self.ready.is_empty()) => {
@@ -461,5 +465,26 @@ pub(super) fn error_type(judged: &Judged) -> &str {
             "timeout_error"
         }
         (None, _) => "overloaded_error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lone_event_is_looked_after_twice_and_a_flood_not_without_end() {
+        let mut gathering = Gathering::default();
+        assert!(!gathering.goes_on(false), "there is nothing to hand on");
+        let looks = (0..9).filter(|_| gathering.goes_on(true)).count();
+        assert_eq!(looks, usize::from(LOOKS));
+
+        let mut gathering = Gathering::default();
+        let mut rounds = 0;
+        while gathering.goes_on(true) {
+            gathering.in_vain = 0;
+            rounds += 1;
+        }
+        assert_eq!(rounds, MOST_ROUNDS);
     }
 }
