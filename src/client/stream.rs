@@ -220,10 +220,13 @@ impl Watched {
     fn take(&mut self, chunk: &Bytes) -> Result<(), BrokenOff> {
         let (watch, now) = (&mut self.watch, Instant::now());
         let (was_stopped, mut alive, mut last) = (watch.is_stopped(), false, Seen::Other);
-        let wall = Timestamp::now();
+        let (wall, mut unnamed) = (Timestamp::now(), None);
         let pushed = self.decoder.push_while(chunk, |frame| {
             last = watch.see(frame, wall);
             alive |= last != Seen::Ping;
+            if last == Seen::Error && frame.event != "error" {
+                unnamed = Some(named_error(frame.data));
+            }
             !matches!(last, Seen::Error | Seen::Malformed(_))
         });
         let pushed = pushed.map_err(|error| BrokenOff::of(judge_malformed(&error.to_string())))?;
@@ -253,7 +256,7 @@ impl Watched {
         };
         let said = (last == Seen::Error).then(|| {
             let end = refused.saturating_sub(pushed.whole);
-            join(start, rest.slice(..end.min(rest.len())))
+            unnamed.unwrap_or_else(|| join(start, rest.slice(..end.min(rest.len()))))
         });
         Err(BrokenOff { judged, said })
     }
@@ -447,6 +450,13 @@ impl Drop for Watched {
     }
 }
 
+/// An `error` event that came without its name, with it: SDKs go by the name, and take a stream that
+/// ends in an event which they don't know for whole.
+fn named_error(data: &str) -> Bytes {
+    let lines = data.split('\n').map(|line| format!("data: {line}\n"));
+    format!("event: error\n{}\n", lines.collect::<String>()).into()
+}
+
 fn join(start: BytesMut, rest: Bytes) -> Bytes {
     if start.is_empty() {
         return rest;
@@ -471,6 +481,13 @@ pub(super) fn error_type(judged: &Judged) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_without_its_name_gets_it_back() {
+        let event = named_error("{\"type\":\"error\",\n\"error\":{}}");
+        let whole = b"event: error\ndata: {\"type\":\"error\",\ndata: \"error\":{}}\n\n";
+        assert_eq!(&event[..], &whole[..]);
+    }
 
     #[test]
     fn a_lone_event_is_looked_after_twice_and_a_flood_not_without_end() {

@@ -41,6 +41,8 @@ pub struct Gateway {
     pub header_timeout: Duration,
     /// How long calls in flight may take to finish once a stop was asked for.
     pub drain: Duration,
+    /// Worker threads that serve; at least 1.
+    pub workers: usize,
     /// The form of log lines.
     pub log_format: LogFormat,
     /// The least important lines that are logged.
@@ -104,6 +106,10 @@ impl Gateway {
             drain: section
                 .duration("drain", Duration::ZERO..=Duration::from_secs(3_600))
                 .map_or(Duration::from_secs(30), toml::Spanned::into_inner),
+            workers: section
+                .integer("workers", 1..=1024)
+                .and_then(|workers| usize::try_from(*workers.get_ref()).ok())
+                .unwrap_or_else(half_the_cores),
             log_format: flags.log_format.or(log_format).unwrap_or_default(),
             log_level: section
                 .parsed("log_level", LogLevel::from_str)
@@ -123,6 +129,12 @@ impl Gateway {
         section.close();
         gateway
     }
+}
+
+/// A gateway mostly waits: one worker passes thousands of answers a second. With more of them than it
+/// needs, what it does for one call wanders between cores, and takes them from the callers beside it.
+fn half_the_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
 /// A client's key, of which only the hash is known.

@@ -44,14 +44,31 @@ enum Command {
     Check(check::CheckArgs),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     // clap answers wrong use itself, with exit code 2.
     match Cli::parse().command {
-        Command::Serve(args) => serve::run(args).await,
-        Command::Sim(args) => sim::run(args).await,
-        Command::Drill(args) => drill::run(args).await,
+        Command::Serve(args) => serve::run(&args),
+        Command::Sim(args) => on_runtime(None, sim::run(args)),
+        Command::Drill(args) => on_runtime(None, drill::run(args)),
         Command::Check(args) => check::run(&args),
+    }
+}
+
+/// Runs a command on this many worker threads; as many as there are cores unless told.
+pub(crate) fn on_runtime(
+    workers: Option<usize>,
+    command: impl Future<Output = ExitCode>,
+) -> ExitCode {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = workers {
+        runtime.worker_threads(workers);
+    }
+    match runtime.enable_all().build() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => {
+            complain(&format!("error: cannot start: {error}"));
+            ExitCode::FAILURE
+        }
     }
 }
 

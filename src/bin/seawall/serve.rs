@@ -10,17 +10,20 @@ use tokio::net::TcpListener;
 use crate::gateway::server::End;
 use crate::gateway::stop::Stop;
 use crate::gateway::{logging, metrics, server};
-use crate::{ConfigArgs, complain, print, refuse};
+use crate::{ConfigArgs, complain, on_runtime, print, refuse};
 
 /// What `seawall serve` is told.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    /// Serve with this many worker threads [default: half the cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
 }
 
 /// Serves until SIGINT or SIGTERM, then drains. A second signal ends it at once.
-pub(crate) async fn run(args: ServeArgs) -> ExitCode {
+pub(crate) fn run(args: &ServeArgs) -> ExitCode {
     let config = match args.config.load() {
         Ok(config) => config,
         Err(error) => return refuse(&error),
@@ -29,15 +32,18 @@ pub(crate) async fn run(args: ServeArgs) -> ExitCode {
         complain(&format!("warning: {warning}"));
     }
     let log = logging::start(&config.gateway);
-    let served = serve(config).await;
-    log.flush();
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&format!("error: {error}"));
-            ExitCode::FAILURE
+    let workers = args.workers.map_or(config.gateway.workers, usize::from);
+    let ended = on_runtime(Some(workers), async {
+        match serve(config).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&format!("error: {error}"));
+                ExitCode::FAILURE
+            }
         }
-    }
+    });
+    log.flush();
+    ended
 }
 
 async fn serve(config: Config) -> Result<(), String> {
