@@ -109,7 +109,7 @@ impl Gateway {
             workers: section
                 .integer("workers", 1..=1024)
                 .and_then(|workers| usize::try_from(*workers.get_ref()).ok())
-                .unwrap_or_else(half_the_cores),
+                .unwrap_or_else(cores),
             log_format: flags.log_format.or(log_format).unwrap_or_default(),
             log_level: section
                 .parsed("log_level", LogLevel::from_str)
@@ -131,10 +131,9 @@ impl Gateway {
     }
 }
 
-/// A gateway mostly waits: one worker passes thousands of answers a second. With more of them than it
-/// needs, what it does for one call wanders between cores, and takes them from the callers beside it.
-fn half_the_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+/// The default of `workers`; one where the system doesn't tell.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// A client's key, of which only the hash is known.

@@ -17,7 +17,7 @@ use crate::{ConfigArgs, complain, on_runtime, print, refuse};
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// Serve with this many worker threads [default: half the cores]
+    /// Serve with this many worker threads [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: Option<u16>,
 }
