@@ -31,9 +31,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::breaker::Knock;
-use crate::caller::{CallContext, rejected_by, rejection};
+use crate::caller::{CallContext, rejected_by, rejected_for, rejection};
 use crate::error::{Rejected, Rejection};
-use crate::limiter::{Exhausted, Lease, Reservation};
+use crate::limiter::{Lease, Reservation};
 use crate::permit::Permit;
 use crate::policy::quota::Cost;
 use crate::policy::wait_queue::Priority;
@@ -101,7 +101,7 @@ pub(crate) async fn admit(
             Ok(Ok(ticket)) => ticket,
             Ok(Err(barred)) => return Err(rejected_by(target, barred)),
             Err(unanswered) => {
-                return Err(refusal(rejection(unanswered), target.name(), None));
+                return Err(refusal(rejection(unanswered), target.name()));
             }
         };
         let lease = reserve(target, &terms).await?;
@@ -111,7 +111,7 @@ pub(crate) async fn admit(
         }
         // The circuit changed during the wait; dropping both gives both back.
         if Instant::now() >= terms.until {
-            return Err(refusal(Rejection::DeadlinePassed, target.name(), None));
+            return Err(refusal(Rejection::DeadlinePassed, target.name()));
         }
     }
 }
@@ -129,24 +129,16 @@ async fn reserve(target: &Target, terms: &Terms) -> Result<Option<(Lease, Cost)>
     };
     match limiter.reserve(reservation).await {
         Ok(Ok(lease)) => Ok(Some((lease, terms.cost))),
-        Ok(Err(Exhausted { ready_at, full, .. })) => {
-            let why = if full {
-                Rejection::QueueFull
-            } else {
-                Rejection::QuotaExhausted
-            };
-            let wait = ready_at.saturating_duration_since(Instant::now());
-            Err(refusal(why, limiter.name(), Some(wait)))
-        }
-        Err(unanswered) => Err(refusal(rejection(unanswered), limiter.name(), None)),
+        Ok(Err(exhausted)) => Err(rejected_for(limiter.name(), exhausted)),
+        Err(unanswered) => Err(refusal(rejection(unanswered), limiter.name())),
     }
 }
 
-fn refusal(why: Rejection, by: &Arc<str>, retry_after: Option<Duration>) -> Rejected {
+fn refusal(why: Rejection, by: &Arc<str>) -> Rejected {
     Rejected {
         why,
         by: Some(Arc::clone(by)),
-        retry_after,
+        retry_after: None,
     }
 }
 

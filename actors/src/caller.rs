@@ -392,19 +392,10 @@ where
         self.report.queued += asked.elapsed();
         match answer {
             Ok(Ok(lease)) => Ok(Some((lease, cost))),
-            Ok(Err(Exhausted { ready_at, full, .. })) => {
-                let why = if full {
-                    Rejection::QueueFull
-                } else {
-                    Rejection::QuotaExhausted
-                };
-                let wait = ready_at.saturating_duration_since(Instant::now());
-                let by = Some(Arc::clone(limiter.name()));
-                self.report.rejected = Some(Rejected {
-                    why,
-                    by,
-                    retry_after: Some(wait),
-                });
+            Ok(Err(exhausted)) => {
+                let rejected = rejected_for(limiter.name(), exhausted);
+                let why = rejected.why;
+                self.report.rejected = Some(rejected);
                 Err(Left::MovedOn(why.as_str()))
             }
             Err(unanswered) => Err(self.refuse(rejection(unanswered), target, None)),
@@ -562,6 +553,21 @@ where
             target: Arc::clone(target.name()),
             why,
         });
+    }
+}
+
+/// What a quota's refusal is to the one who asked.
+pub(crate) fn rejected_for(quota: &Arc<str>, exhausted: Exhausted) -> Rejected {
+    let why = if exhausted.full {
+        Rejection::QueueFull
+    } else {
+        Rejection::QuotaExhausted
+    };
+    let wait = exhausted.ready_at.saturating_duration_since(Instant::now());
+    Rejected {
+        why,
+        by: Some(Arc::clone(quota)),
+        retry_after: Some(wait),
     }
 }
 

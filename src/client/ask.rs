@@ -28,7 +28,8 @@ pub struct Ask {
     pub profile: Option<Profile>,
     /// Another delivery than the route's or the profile's.
     pub delivery: Option<Delivery>,
-    /// Other time limits than the route's or the profile's.
+    /// Other time limits than the route's or the profile's. Connections are shared between calls, so
+    /// `connect` itself counts only where a route of the configuration has the same one.
     pub timeouts: Option<Timeouts>,
     /// How often the client says it has sent this call before. From the first such retry on, a
     /// rung makes one attempt: the client's own loop is running, and loops multiply.

@@ -99,7 +99,7 @@ impl ReplyStream {
         }
     }
 
-    /// The next events; the end of the stream after `last`.
+    /// Hands out the last events of the stream.
     fn last(&mut self, last: impl Into<Bytes>) -> Poll<Option<Bytes>> {
         self.source = Source::Over;
         Poll::Ready(Some(last.into()))
