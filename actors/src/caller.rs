@@ -89,6 +89,29 @@ impl Attempt {
         }
     }
 
+    /// What is reserved for the attempt; nothing where its target has no quota.
+    #[must_use]
+    pub fn reserved(&self) -> Cost {
+        self.permit
+            .lock()
+            .as_ref()
+            .map_or(Cost::ZERO, Permit::reserved)
+    }
+
+    /// Hands on what the answer says of the provider's buckets, as soon as it is known.
+    pub fn learn(&self, learned: Learned) {
+        if let Some(permit) = self.permit.lock().as_ref() {
+            permit.learn(learned);
+        }
+    }
+
+    /// Replaces what is reserved by a better estimate; see [`Permit::revise`].
+    pub fn revise(&self, estimate: Cost) {
+        if let Some(permit) = self.permit.lock().as_mut() {
+            permit.revise(estimate);
+        }
+    }
+
     /// Marks the first content; see [`Permit::mark_content`].
     pub fn mark_content(&self) {
         if let Some(permit) = self.permit.lock().as_mut() {

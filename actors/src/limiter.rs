@@ -83,6 +83,22 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// Hands on what the answer to this attempt said of the buckets.
+    pub(crate) fn heard(&self, learned: Learned) {
+        self.limiter.note(Note::Heard {
+            lease: self.id,
+            learned: Box::new(learned),
+        });
+    }
+
+    /// Replaces the reserved cost by a better estimate while the attempt goes on.
+    pub(crate) fn revise(&self, estimate: Cost) {
+        self.limiter.note(Note::Revise {
+            lease: self.id,
+            estimate,
+        });
+    }
+
     /// Replaces the reserved cost by the true one.
     pub(crate) fn settle(mut self, actual: Cost) {
         self.settled = true;
@@ -115,7 +131,9 @@ struct Waiter {
 #[derive(Debug)]
 enum Note {
     Settle { lease: LeaseId, actual: Cost },
-    Learn(Learned),
+    Revise { lease: LeaseId, estimate: Cost },
+    Heard { lease: LeaseId, learned: Box<Learned> },
+    Learn(Box<Learned>),
 }
 
 #[derive(Debug)]
@@ -197,9 +215,9 @@ impl Limiter {
         Box::pin(self.shared.address.ask(question, until)).await
     }
 
-    /// Hands on what the provider said of its buckets.
+    /// Hands on what the provider said of its buckets, apart from any attempt.
     pub(crate) fn learn(&self, learned: Learned) {
-        self.note(Note::Learn(learned));
+        self.note(Note::Learn(Box::new(learned)));
     }
 
     /// Reserves without the actor while nobody waits: there is no order to keep then, and a message
@@ -347,6 +365,10 @@ impl LimiterState {
                 Note::Settle { lease, actual } => {
                     self.quota.settle(lease, actual, now);
                 }
+                Note::Revise { lease, estimate } => {
+                    self.quota.revise(lease, estimate, now);
+                }
+                Note::Heard { lease, learned } => self.quota.heard(lease, &learned, now),
                 Note::Learn(learned) => self.quota.learn(&learned, now),
             }
         }

@@ -91,10 +91,21 @@ impl Permit {
         }
     }
 
-    /// Hands on what the provider said of its buckets.
+    /// Hands on what the answer said of the provider's buckets, before the attempt is finished.
     pub fn learn(&self, learned: Learned) {
-        if let Some(limiter) = self.target.limiter() {
-            limiter.learn(learned);
+        if let Some(lease) = &self.lease {
+            lease.heard(learned);
+        }
+    }
+
+    /// Replaces what is reserved by a better estimate while the attempt goes on: the input that the
+    /// provider has counted, or more output than was expected.
+    pub fn revise(&mut self, estimate: Cost) {
+        if let Some(lease) = &self.lease
+            && estimate != self.reserved
+        {
+            self.reserved = estimate;
+            lease.revise(estimate);
         }
     }
 

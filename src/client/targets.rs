@@ -35,10 +35,6 @@ const LONGEST_NAME: usize = 96;
 /// Most expectations kept; as many as a system holds targets.
 const MOST: usize = 1024;
 
-/// A limit that is learned is the provider's own, for a whole minute. Shorter bursts than that are
-/// only known to be enforced where the user says so.
-const LEARNED_BURST: Duration = Duration::from_secs(60);
-
 /// Part of the provider's burst that is used. The rest absorbs what reservations can't know: how
 /// long a request travels, and what the provider itself estimates before it counts.
 const BURST_SHARE: f64 = 0.8;
@@ -176,7 +172,7 @@ fn quota_name(
 fn spec_of(config: &config::Config, quota: Option<&config::QuotaSettings>) -> QuotaSpec {
     let Some(quota) = quota else {
         let settings = QuotaSettings {
-            burst: LEARNED_BURST,
+            find_burst: true,
             ..QuotaSettings::default()
         };
         return QuotaSpec {
