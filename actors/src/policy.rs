@@ -9,6 +9,7 @@ use std::fmt::Display;
 
 pub mod backoff;
 pub mod circuit;
+pub mod concurrency;
 pub mod ladder;
 pub mod quota;
 pub mod restart;
