@@ -3,6 +3,8 @@
 // `cfg(test)` is always true here. It tells clippy that these modules are tests throughout, so that
 // their helpers may unwrap as their test functions may.
 #[cfg(test)]
+mod adaptive_concurrency;
+#[cfg(test)]
 mod architecture;
 #[cfg(test)]
 mod breaker_detection;
