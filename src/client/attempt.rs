@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt};
@@ -202,7 +201,7 @@ async fn refused(
         Err(_) => (Bytes::new(), true),
     };
     let judged = judge(status, &headers, &bytes, now);
-    let learned = match judged.stop_for.or_else(|| quota_pause(&judged.verdict)) {
+    let learned = match judged.stop_for {
         Some(pause) => Some(Learned {
             stop_for: Some(pause),
             ..learned.unwrap_or_default()
@@ -215,14 +214,6 @@ async fn refused(
     fail(exchange, attempt, judged, answer, (cost, learned))
 }
 
-/// A 429's hint holds for everybody who shares the quota.
-fn quota_pause(verdict: &Verdict) -> Option<Duration> {
-    use seawall_actors::verdict::{Again, Blame};
-    (verdict.blame == Blame::Quota && verdict.again == Again::Here)
-        .then_some(verdict.not_before)
-        .flatten()
-}
-
 /// Ends an attempt without an answer. `cost` is absent where only the verdict tells it.
 pub(super) fn fail(
     exchange: &Exchange,
@@ -232,6 +223,7 @@ pub(super) fn fail(
     (cost, learned): (Option<Cost>, Option<Learned>),
 ) -> Outcome<Answer, Failure> {
     exchange.count_attempt((attempt.number, attempt.rung), &judged.verdict);
+    exchange.alert(attempt.rung, &judged);
     let verdict = judged.verdict;
     Outcome::Ended {
         result: Err(Failure {
