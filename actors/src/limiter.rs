@@ -16,6 +16,7 @@ use crate::address::{Address, Alarm, Unanswered};
 use crate::cell::Cell;
 use crate::event::{EventKind, Events};
 use crate::policy::InvalidPolicy;
+use crate::policy::concurrency::Leaving;
 use crate::policy::quota::{Axis, Cost, Learned, LeaseId, Quota, QuotaSettings};
 use crate::policy::wait_queue::{Entry, Priority, WaitQueue};
 use crate::snapshot::LimiterSnapshot;
@@ -99,12 +100,13 @@ impl Lease {
         });
     }
 
-    /// Replaces the reserved cost by the true one.
-    pub(crate) fn settle(mut self, actual: Cost) {
+    /// Replaces the reserved cost by the true one, and says how the attempt left.
+    pub(crate) fn settle(mut self, actual: Cost, leaving: Leaving) {
         self.settled = true;
         self.limiter.note(Note::Settle {
             lease: self.id,
             actual,
+            leaving,
         });
     }
 }
@@ -115,6 +117,7 @@ impl Drop for Lease {
             self.limiter.note(Note::Settle {
                 lease: self.id,
                 actual: Cost::ZERO,
+                leaving: Leaving::Neutral,
             });
         }
     }
@@ -130,7 +133,11 @@ struct Waiter {
 
 #[derive(Debug)]
 enum Note {
-    Settle { lease: LeaseId, actual: Cost },
+    Settle {
+        lease: LeaseId,
+        actual: Cost,
+        leaving: Leaving,
+    },
     Revise { lease: LeaseId, estimate: Cost },
     Heard { lease: LeaseId, learned: Box<Learned> },
     Learn(Box<Learned>),
@@ -362,8 +369,12 @@ impl LimiterState {
     fn apply(&mut self, notes: impl IntoIterator<Item = Note>, now: Instant) {
         for note in notes {
             match note {
-                Note::Settle { lease, actual } => {
-                    self.quota.settle(lease, actual, now);
+                Note::Settle {
+                    lease,
+                    actual,
+                    leaving,
+                } => {
+                    self.quota.settle_as(lease, actual, leaving, now);
                 }
                 Note::Revise { lease, estimate } => {
                     self.quota.revise(lease, estimate, now);

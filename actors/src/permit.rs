@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::breaker::Ticket;
 use crate::gauge::Counted;
 use crate::limiter::Lease;
+use crate::policy::concurrency::Leaving;
 use crate::policy::quota::{Cost, Learned};
 use crate::system::Target;
 use crate::verdict::{Blame, Verdict};
@@ -121,7 +122,7 @@ impl Permit {
             Blame::Caller | Blame::Credential | Blame::Quota => Cost::ZERO,
         });
         if let Some(lease) = self.lease.take() {
-            lease.settle(actual);
+            lease.settle(actual, leaving(verdict));
         }
         if let Some(ticket) = self.ticket.take() {
             let until = self.content.unwrap_or_else(Instant::now);
@@ -141,10 +142,20 @@ impl Permit {
     }
 }
 
+/// What an end says of how many attempts the target takes at once.
+const fn leaving(verdict: &Verdict) -> Leaving {
+    match verdict.blame {
+        Blame::Nobody => Leaving::Success,
+        Blame::Quota => Leaving::Lost,
+        Blame::Target if verdict.overloaded => Leaving::Overloaded,
+        _ => Leaving::Neutral,
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.settle(self.request_alone());
+            lease.settle(self.request_alone(), Leaving::Neutral);
         }
     }
 }

@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt};
@@ -14,7 +13,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use seawall_actors::caller::{Attempt, Outcome};
-use seawall_actors::policy::quota::{AxisWord, Cost, Learned, RefusedBy};
+use seawall_actors::policy::quota::{Axis, AxisWord, Cost, Learned, RefusedBy};
 use seawall_actors::verdict::Verdict;
 use tokio::time::{Instant, timeout_at};
 
@@ -25,8 +24,8 @@ use crate::provider::anthropic::limits::{AxisLimits, RateLimits};
 use crate::provider::anthropic::usage::{Tokens, Usage};
 use crate::transport::{Body, Response};
 use crate::verdict::{
-    Judged, Timeout, judge, judge_broken, judge_draining, judge_timeout, judge_truncated,
-    label, read_answer,
+    Axes, Judged, LimitKind, Timeout, judge, judge_broken, judge_draining, judge_timeout, judge_truncated,
+    read_answer,
 };
 
 /// The provider's answer to one attempt.
@@ -206,8 +205,8 @@ async fn refused(
         Err(_) => (Bytes::new(), true),
     };
     let judged = judge(status, &headers, &bytes, now);
-    let stop_for = judged.stop_for.or_else(|| quota_pause(&judged.verdict));
-    let refused_by = refused_by(&judged);
+    let stop_for = judged.stop_for;
+    let refused_by = judged.limit.and_then(refused_by);
     let learned = (learned.is_some() || stop_for.is_some() || refused_by.is_some()).then(|| {
         Learned {
             stop_for,
@@ -221,22 +220,26 @@ async fn refused(
     fail(exchange, attempt, judged, answer, (cost, learned))
 }
 
-/// Which limit a refusal speaks of.
-fn refused_by(judged: &Judged) -> Option<RefusedBy> {
-    match judged.verdict.label {
-        label::RATE_LIMITED => Some(RefusedBy::Bucket(None)),
-        label::RAMP_LIMIT => Some(RefusedBy::Ramp),
-        label::SPEND_LIMIT | label::BILLING => Some(RefusedBy::Whole),
-        _ => None,
+/// Which limit a refusal speaks of, as the quota knows it.
+const fn refused_by(limit: LimitKind) -> Option<RefusedBy> {
+    match limit {
+        LimitKind::Bucket { axes, .. } => Some(RefusedBy::Bucket(only(axes))),
+        LimitKind::Ramp => Some(RefusedBy::Ramp),
+        LimitKind::Connections => Some(RefusedBy::Connections),
+        LimitKind::SpendCap { .. } | LimitKind::Window { .. } => Some(RefusedBy::Whole),
+        // The first is another quota's word, the second the request's own fault.
+        LimitKind::FastMode | LimitKind::LargerThanBucket => None,
     }
 }
 
-/// A 429's hint holds for everybody who shares the quota.
-fn quota_pause(verdict: &Verdict) -> Option<Duration> {
-    use seawall_actors::verdict::{Again, Blame};
-    (verdict.blame == Blame::Quota && verdict.again == Again::Here)
-        .then_some(verdict.not_before)
-        .flatten()
+/// The axis that is meant, where it is one.
+const fn only(axes: Axes) -> Option<Axis> {
+    match (axes.requests, axes.input, axes.output) {
+        (true, false, false) => Some(Axis::Requests),
+        (false, true, false) => Some(Axis::Input),
+        (false, false, true) => Some(Axis::Output),
+        _ => None,
+    }
 }
 
 /// Ends an attempt without an answer. `cost` is absent where only the verdict tells it.
@@ -248,6 +251,7 @@ pub(super) fn fail(
     (cost, learned): (Option<Cost>, Option<Learned>),
 ) -> Outcome<Answer, Failure> {
     exchange.count_attempt((attempt.number, attempt.rung), &judged.verdict);
+    exchange.alert(attempt.rung, &judged);
     let verdict = judged.verdict;
     Outcome::Ended {
         result: Err(Failure {

@@ -17,11 +17,12 @@ use super::stream_ends::StreamEnds;
 use crate::config::OnDisconnect;
 use crate::delivery::Delivery;
 use crate::profile::{Profile, Timeouts};
+use crate::provider::anthropic::headers::Credential;
 use crate::provider::anthropic::stream::StreamWatch;
 use crate::provider::anthropic::usage::{Tokens, Usage};
-use crate::telemetry::{self, CallRecord, Spent, Telemetry};
+use crate::telemetry::{self, CallRecord, SpendCap, Spent, Telemetry};
 use crate::transport::{Request, Transport};
-use crate::verdict::{Timeout, judge_timeout};
+use crate::verdict::{Judged, LimitKind, Timeout, judge_timeout};
 
 /// Part of the time left that one attempt without streaming may use.
 const WHOLE_SHARE: f64 = 0.6;
@@ -182,6 +183,24 @@ impl Exchange {
             self.telemetry
                 .attempt(&prepared.name, status, verdict.label);
         }
+    }
+
+    /// Says once for each stop that a spend cap is reached.
+    pub(super) fn alert(&self, rung: usize, judged: &Judged) {
+        let (Some(LimitKind::SpendCap { .. }), Some(stop_for)) = (judged.limit, judged.stop_for)
+        else {
+            return;
+        };
+        let Some(prepared) = self.rungs.get(rung) else {
+            return;
+        };
+        let credential = Credential::from_headers(&prepared.headers);
+        self.telemetry.spend_cap(&SpendCap {
+            fingerprint: credential.as_ref().map_or("", |c| c.fingerprint()),
+            target: &prepared.name,
+            advice: &judged.advice(&prepared.credential_source),
+            stop_for,
+        });
     }
 
     /// Bills a whole answer to the models that wrote it.

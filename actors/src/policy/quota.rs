@@ -14,12 +14,15 @@ use tokio::time::Instant;
 
 use self::burst::Burst;
 use self::ramp::{Ramp, Used};
+use self::gate::Gate;
 use self::twin::{Mark, Of, Twin};
 use super::InvalidPolicy;
+use super::concurrency::Leaving;
 
 mod burst;
 mod cost;
 mod foreign;
+mod gate;
 mod learned;
 mod ramp;
 mod settings;
@@ -47,6 +50,8 @@ pub struct Quota {
     stopped_until: Option<Instant>,
     used: Used,
     ramp: Option<Ramp>,
+    /// Holds attempts back while nothing is known of any limit.
+    gate: Option<Gate>,
     next_lease: u64,
 }
 
@@ -72,6 +77,7 @@ impl Quota {
             stopped_until: None,
             used: Used::new(now),
             ramp: None,
+            gate: settings.find_burst.then(Gate::new).transpose()?,
             next_lease: 0,
         })
     }
@@ -108,6 +114,10 @@ impl Quota {
         }
         let id = LeaseId(self.next_lease);
         self.next_lease = self.next_lease.wrapping_add(1);
+        let is_blind = self.is_blind();
+        if let Some(gate) = self.gate.as_mut().filter(|_| is_blind) {
+            gate.enter(id, now);
+        }
         let expires = later(expires, self.settings.lease_grace);
         self.expiries.insert((expires, id));
         let lease = Lease {
@@ -124,9 +134,23 @@ impl Quota {
     ///
     /// Returns false, and changes nothing, for a lease that is unknown, settled or swept.
     pub fn settle(&mut self, id: LeaseId, actual: Cost, now: Instant) -> bool {
+        self.settle_as(id, actual, Leaving::Neutral, now)
+    }
+
+    /// Settles, and says how the attempt left, which counts while no limit is known.
+    pub fn settle_as(
+        &mut self,
+        id: LeaseId,
+        actual: Cost,
+        leaving: Leaving,
+        now: Instant,
+    ) -> bool {
         let Some(lease) = self.forget(id) else {
             return false;
         };
+        if let Some(gate) = &mut self.gate {
+            gate.left(id, leaving, now);
+        }
         self.replace(&lease, actual, now);
         true
     }
@@ -164,6 +188,9 @@ impl Quota {
             self.expiries.remove(&(expires, id));
             if self.forget(id).is_some() {
                 swept += 1;
+                if let Some(gate) = &mut self.gate {
+                    gate.left(id, Leaving::Neutral, now);
+                }
             }
         }
         swept
@@ -209,6 +236,9 @@ impl Quota {
                 end = end.max(bucket.refilled_at(total, start));
             }
         }
+        if let Some(gate) = self.gate.as_ref().filter(|_| self.is_blind()) {
+            end = end.max(start + gate.wait_behind(ahead.requests));
+        }
         if let Some(ramp) = &self.ramp {
             let total = ahead.requests.saturating_add(own.requests.min(1));
             end = end.max(ramp.refilled_at(total, start));
@@ -240,6 +270,9 @@ impl Quota {
             return self.learn(learned, now);
         };
         let last = LeaseId(self.next_lease.wrapping_sub(1));
+        if let Some(gate) = self.gate.as_mut().filter(|_| learned.accepted) {
+            gate.opened(id, now);
+        }
         for axis in Axis::ALL {
             let Some(word) = &learned.axes[axis.index()] else {
                 continue;
@@ -268,7 +301,7 @@ impl Quota {
             Some(RefusedBy::Ramp) => {
                 self.ramp = Ramp::refused(self.ramp, id, last, &self.used, now);
             }
-            Some(RefusedBy::Whole) | None => {}
+            Some(RefusedBy::Connections | RefusedBy::Whole) | None => {}
         }
         self.stop(learned, now);
     }
@@ -310,6 +343,11 @@ impl Quota {
         QuotaView {
             axes: self.axes.map(|twin| twin.map(view)),
             stopped_until: self.stopped_until.filter(|&until| until > now),
+            concurrency: self
+                .gate
+                .as_ref()
+                .filter(|_| self.is_blind())
+                .map(Gate::limit),
             ramp_per_minute: self.ramp.map(|ramp| ramp.per_minute()),
             in_flight: self.in_flight(),
             outstanding: self.outstanding(),
@@ -346,6 +384,13 @@ impl Quota {
                 ready = NotUntil { at, axis: None };
             }
         }
+        if let Some(gate) = self.gate.as_ref().filter(|_| self.is_blind())
+            && cost.requests > 0
+            && let Some(at) = gate.closed_until(now)
+            && at > ready.at
+        {
+            ready = NotUntil { at, axis: None };
+        }
         match self.stopped_until {
             Some(until) if until > now && until >= ready.at => NotUntil {
                 at: until,
@@ -353,6 +398,11 @@ impl Quota {
             },
             _ => ready,
         }
+    }
+
+    /// Whether no limit is known at all.
+    fn is_blind(&self) -> bool {
+        self.axes.iter().all(Option::is_none)
     }
 
     fn stop(&mut self, learned: &Learned, now: Instant) {

@@ -44,6 +44,8 @@ pub enum RefusedBy {
     Bucket(Option<Axis>),
     /// The growth of the load.
     Ramp,
+    /// The number of requests at the same time.
+    Connections,
     /// Something that only time or people change: a spend cap, a subscription's window.
     Whole,
 }

@@ -12,6 +12,8 @@ pub struct QuotaView {
     pub axes: [Option<AxisView>; 3],
     /// Until when nothing is admitted.
     pub stopped_until: Option<Instant>,
+    /// Attempts that may be in flight while no limit is known; absent once one is.
+    pub concurrency: Option<u32>,
     /// Requests a minute that the provider's dislike of growth leaves; absent while it showed none.
     pub ramp_per_minute: Option<u64>,
     /// Leases neither settled nor swept.
