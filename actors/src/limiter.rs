@@ -138,8 +138,14 @@ enum Note {
         actual: Cost,
         leaving: Leaving,
     },
-    Revise { lease: LeaseId, estimate: Cost },
-    Heard { lease: LeaseId, learned: Box<Learned> },
+    Revise {
+        lease: LeaseId,
+        estimate: Cost,
+    },
+    Heard {
+        lease: LeaseId,
+        learned: Box<Learned>,
+    },
     Learn(Box<Learned>),
 }
 

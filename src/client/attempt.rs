@@ -24,8 +24,8 @@ use crate::provider::anthropic::limits::{AxisLimits, RateLimits};
 use crate::provider::anthropic::usage::{Tokens, Usage};
 use crate::transport::{Body, Response};
 use crate::verdict::{
-    Axes, Judged, LimitKind, Timeout, judge, judge_broken, judge_draining, judge_timeout, judge_truncated,
-    read_answer,
+    Axes, Judged, LimitKind, Timeout, judge, judge_broken, judge_draining, judge_timeout,
+    judge_truncated, read_answer,
 };
 
 /// The provider's answer to one attempt.
@@ -207,13 +207,12 @@ async fn refused(
     let judged = judge(status, &headers, &bytes, now);
     let stop_for = judged.stop_for;
     let refused_by = judged.limit.and_then(refused_by);
-    let learned = (learned.is_some() || stop_for.is_some() || refused_by.is_some()).then(|| {
-        Learned {
+    let learned =
+        (learned.is_some() || stop_for.is_some() || refused_by.is_some()).then(|| Learned {
             stop_for,
             refused_by,
             ..learned.unwrap_or_default()
-        }
-    });
+        });
     let answer = (!broken).then_some((status, headers, bytes));
     // A status line without a success means that the provider did not process the request.
     let cost = answer.is_some().then_some(Cost::ZERO);

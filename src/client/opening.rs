@@ -39,13 +39,7 @@ pub(super) async fn open(
         attempt.deadline,
     );
     if let Err(broken) = read(exchange, attempt, &mut watched).await {
-        return failed(
-            exchange,
-            attempt,
-            (status, headers),
-            (watched, broken),
-        )
-        .await;
+        return failed(exchange, attempt, (status, headers), (watched, broken)).await;
     }
     if exchange.delivery == Delivery::Complete {
         return whole(exchange, attempt, (status, headers), watched);

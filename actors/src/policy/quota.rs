@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::burst::Burst;
-use self::ramp::{Ramp, Used};
 use self::gate::Gate;
+use self::ramp::{Ramp, Used};
 use self::twin::{Mark, Of, Twin};
 use super::InvalidPolicy;
 use super::concurrency::Leaving;
@@ -138,13 +138,7 @@ impl Quota {
     }
 
     /// Settles, and says how the attempt left, which counts while no limit is known.
-    pub fn settle_as(
-        &mut self,
-        id: LeaseId,
-        actual: Cost,
-        leaving: Leaving,
-        now: Instant,
-    ) -> bool {
+    pub fn settle_as(&mut self, id: LeaseId, actual: Cost, leaving: Leaving, now: Instant) -> bool {
         let Some(lease) = self.forget(id) else {
             return false;
         };
@@ -471,10 +465,8 @@ impl Quota {
             .or_else(|| Axis::ALL.into_iter().find(|&axis| lacks(axis)))
             .or_else(|| self.fullest_used(lease));
         let Some(axis) = guilty else { return };
-        let (Some(twin), Some(mark)) = (
-            &mut self.axes[axis.index()],
-            lease.marks[axis.index()],
-        ) else {
+        let (Some(twin), Some(mark)) = (&mut self.axes[axis.index()], lease.marks[axis.index()])
+        else {
             return;
         };
         if lacks(axis) {
@@ -493,7 +485,10 @@ impl Quota {
     /// The axis that had least of its burst left when a lease was granted.
     fn fullest_used(&self, lease: &Lease) -> Option<Axis> {
         let left = |axis: Axis| {
-            let (twin, mark) = (self.axes[axis.index()].as_ref()?, lease.marks[axis.index()]?);
+            let (twin, mark) = (
+                self.axes[axis.index()].as_ref()?,
+                lease.marks[axis.index()]?,
+            );
             Some(mark.part_left(twin.burst().tokens()))
         };
         Axis::ALL

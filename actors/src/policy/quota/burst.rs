@@ -71,7 +71,7 @@ impl Burst {
         let spent = i128::from(level) <= i128::from(self.tokens / 10);
         if self.found && self.rested && spent {
             self.rested = false;
-            let step = (self.tokens / 4).clamp(1, (per_minute / 60).max(1));
+            let step = (self.tokens / 10).clamp(1, (per_minute / 60).max(1));
             self.raise(self.tokens.saturating_add(step));
         }
     }
@@ -118,18 +118,18 @@ mod tests {
         assert_eq!(burst.tokens(), 8);
         burst.accepted(0, 600);
         burst.accepted(0, 600);
-        assert_eq!(burst.tokens(), 10);
+        assert_eq!(burst.tokens(), 9);
         burst.rested();
         burst.accepted(5, 600);
+        assert_eq!(burst.tokens(), 9);
+        burst.accepted(0, 600);
         assert_eq!(burst.tokens(), 10);
-        burst.accepted(1, 600);
-        assert_eq!(burst.tokens(), 12);
     }
 
     #[test]
     fn a_refusal_halves_it_once_a_round_and_is_remembered() {
         let mut burst = Burst::search(600);
-        for _ in 0..20 {
+        for _ in 0..60 {
             burst.rested();
             burst.accepted(0, 600);
         }

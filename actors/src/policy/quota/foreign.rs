@@ -78,7 +78,10 @@ mod tests {
             let missing = 2.5 - foreign.per_minute / 120.0;
             foreign.note(missing, 600, at);
         }
-        assert!((270..=290).contains(&foreign.per_minute(600)), "{foreign:?}");
+        assert!(
+            (270..=290).contains(&foreign.per_minute(600)),
+            "{foreign:?}"
+        );
         for half in 120..240_u32 {
             let at = start + Duration::from_millis(500) * half;
             foreign.note(-foreign.per_minute / 120.0, 600, at);

@@ -74,7 +74,13 @@ pub(super) struct Ramp {
 
 impl Ramp {
     /// Starts from a refusal, of which there may be several at a time: `last` is the newest lease.
-    pub(super) fn refused(ramp: Option<Self>, lease: LeaseId, last: LeaseId, used: &Used, now: Instant) -> Option<Self> {
+    pub(super) fn refused(
+        ramp: Option<Self>,
+        lease: LeaseId,
+        last: LeaseId,
+        used: &Used,
+        now: Instant,
+    ) -> Option<Self> {
         if ramp.is_some_and(|ramp| lease <= ramp.cut) {
             return ramp;
         }
@@ -108,9 +114,12 @@ impl Ramp {
         } else {
             let floor = (used * 2.0).max(self.step).max(LEAST);
             let keep = (-since.as_secs_f64() / IDLE.as_secs_f64()).exp();
-            self.allowed = self.allowed.min(floor + (self.allowed - floor).max(0.0) * keep);
+            self.allowed = self
+                .allowed
+                .min(floor + (self.allowed - floor).max(0.0) * keep);
         }
-        self.bucket.set_rate(whole(self.allowed), burst(self.allowed), now);
+        self.bucket
+            .set_rate(whole(self.allowed), burst(self.allowed), now);
     }
 
     pub(super) fn take(&mut self, requests: u64, now: Instant) {
@@ -192,7 +201,10 @@ mod tests {
             ramp.advance(&used, now);
         }
         let climbed = ramp.per_minute();
-        assert!((cut + 250..=cut + 350).contains(&climbed), "{cut} {climbed}");
+        assert!(
+            (cut + 250..=cut + 350).contains(&climbed),
+            "{cut} {climbed}"
+        );
         now += SECOND * 600;
         ramp.advance(&used, now);
         assert!(ramp.per_minute() <= 301, "{ramp:?}");

@@ -193,8 +193,7 @@ impl Twin {
         };
         self.adjusted = self.adjusted.saturating_add(by);
         self.bucket.shift(saturate(by), now);
-        self.foreign
-            .note(-as_f64(by), self.limit, of.mark.at);
+        self.foreign.note(-as_f64(by), self.limit, of.mark.at);
         self.set_rate(now);
     }
 
@@ -210,7 +209,9 @@ impl Twin {
     }
 
     fn accepted(&mut self, axis: Axis, word: &AxisWord, of: &Of) {
-        let deficit = self.limit.saturating_sub(word.remaining.unwrap_or(self.limit));
+        let deficit = self
+            .limit
+            .saturating_sub(word.remaining.unwrap_or(self.limit));
         // A request larger than the burst is let through by a full bucket and proves nothing.
         let before = match axis {
             Axis::Requests => deficit,

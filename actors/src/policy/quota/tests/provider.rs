@@ -33,7 +33,10 @@ impl Provider {
     }
 
     fn ask(&mut self, now: Instant) -> Learned {
-        let ready = self.minute.ready_at(1, now).max(self.burst.ready_at(1, now));
+        let ready = self
+            .minute
+            .ready_at(1, now)
+            .max(self.burst.ready_at(1, now));
         let accepted = ready <= now;
         if accepted {
             self.minute.take(1, now);
@@ -187,9 +190,11 @@ fn a_twin_that_knows_nothing_uses_the_whole_quota_and_is_hardly_ever_refused() {
             let late = world.provider.refused.len() - early;
             let used = world.used(before, MINUTE * 5);
             let at = format!("{limit}/{burst} seed {seed}: {early} early, {late} late, {used:.3}");
-            eprintln!("EARLY {at}");
+            assert!(early <= 8, "{at}");
             assert!(late as f64 <= (limit as f64 * 5.0 / 1_000.0).ceil(), "{at}");
-            assert!(used >= 0.97, "{at}");
+            // Where one is the most at once, the time that one travels faster than another is lost.
+            let least = if burst == 1 { 0.95 } else { 0.97 };
+            assert!(used >= least, "{at}");
         }
     }
 }
