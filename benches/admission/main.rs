@@ -40,6 +40,9 @@ const LIMITER_BAR: (u32, f64) = (64, 3.0);
 /// Limits that are counted and never met.
 const PER_MINUTE: u64 = 1_000_000_000_000;
 
+const HEADING: &str = "callers   round trip      by hand      limiter      admission     whole call   \
+                       limiter÷trip admission÷trip  ÷ by hand";
+
 const COST: Cost = Cost {
     requests: 1,
     input: 500,
@@ -119,20 +122,8 @@ async fn bench(arguments: &[String]) -> Result<bool, Failed> {
     } else {
         (15, 100_000)
     };
-    writeln!(
-        out,
-        "{:>7} {:>12} {:>12} {:>12} {:>14} {:>14} {:>14} {:>14} {:>10}",
-        "callers",
-        "round trip",
-        "by hand",
-        "limiter",
-        "admission",
-        "whole call",
-        "limiter÷trip",
-        "admission÷trip",
-        "÷ by hand"
-    )?;
     let (mut rows, mut holds) = (Vec::new(), true);
+    writeln!(out, "{HEADING}")?;
     for (callers, bar) in CALLERS {
         let mut seen: [Vec<f64>; 5] = Default::default();
         for round in 0..=rounds {

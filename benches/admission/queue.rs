@@ -1,7 +1,7 @@
 //! What the limiter costs while calls wait: one more queued, one served, in steady state.
 //!
 //! A fixed number of permits goes round between as many tasks and those who wait: each task reserves,
-//! gives back at once, and reserves again, so every reservation is queued and every one given back
+//! lets others run, gives back, and reserves again, so every reservation is queued and every one given back
 //! serves the head. One in sixteen is followed by a call that leaves as soon as it has been queued, for the
 //! sweeps to find. The depth is what differs; the yardstick beside it is a task that keeps as many
 //! reply ports in a `VecDeque` and answers the oldest, with no order, deadline, tenant or bucket:
@@ -20,7 +20,7 @@ use seawall_actors::policy::wait_queue::{Priority, Tenant};
 use seawall_actors::system::{Quota, QuotaSpec, System, SystemSettings};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep};
 
 use super::{Failed, median, ratio};
@@ -131,6 +131,8 @@ async fn keep_asking(
     for turn in 0_u64.. {
         let reserved = quota.reserve(terms()).await?;
         served.fetch_add(1, Ordering::Relaxed);
+        // Held while others run, or two workers would never hold more than two.
+        yield_now().await;
         drop(reserved);
         if turn % 16 == 7 {
             // Queued and gone again, or served at once and given back.
