@@ -143,7 +143,7 @@ impl Seawall {
             .route_for(ask.route.as_deref(), model)
             .ok_or_else(|| Error::UnknownRoute(ask.route.clone().unwrap_or_default()))?;
         let (exchange, rungs) = self.prepare(started, &ask, view.as_ref(), route).await?;
-        let call = Self::plan(&exchange, &ask, route, rungs)?;
+        let call = Self::plan(&config.tenants, &exchange, &ask, route, rungs)?;
         Ok((Arc::new(exchange), call))
     }
 

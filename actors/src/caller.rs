@@ -25,7 +25,7 @@ use crate::permit::Permit;
 use crate::policy::ladder::Ladder;
 use crate::policy::quota::{Cost, Learned};
 use crate::policy::retry::{Decision, MoveOn, Retry};
-use crate::policy::wait_queue::Priority;
+use crate::policy::wait_queue::{Priority, Tenant};
 use crate::system::Target;
 use crate::verdict::{Again, Blame, Verdict};
 
@@ -47,6 +47,8 @@ pub struct Call {
     pub patience: Duration,
     /// Its place among those who wait.
     pub priority: Priority,
+    /// For whom it is made: those who wait for a quota share it by tenant.
+    pub tenant: Tenant,
     /// How it is tried again.
     pub retry: Retry,
 }
@@ -406,6 +408,7 @@ where
             call: Arc::clone(&self.call.id),
             cost,
             priority: self.call.priority,
+            tenant: self.call.tenant.clone(),
             until: self
                 .until
                 .min(self.call.deadline.checked_sub(useful).unwrap_or(asked)),

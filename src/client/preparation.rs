@@ -11,6 +11,7 @@ use seawall_actors::error::{Rejected, Rejection};
 use seawall_actors::policy::backoff::Backoff;
 use seawall_actors::policy::quota::Cost;
 use seawall_actors::policy::retry::Retry;
+use seawall_actors::policy::wait_queue::Tenant;
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
@@ -37,6 +38,7 @@ pub(super) struct Started {
 impl Seawall {
     /// How the call may go: its deadline, its place in queues and its retries.
     pub(super) fn plan(
+        tenants: &config::Tenants,
         exchange: &Exchange,
         ask: &Ask,
         route: &Route,
@@ -78,6 +80,10 @@ impl Seawall {
             continues: exchange.attempts_before > 0,
             patience,
             priority,
+            tenant: ask
+                .tenant
+                .as_deref()
+                .map_or_else(Tenant::default, |name| tenants.named(name)),
             retry,
         })
     }

@@ -140,8 +140,10 @@ fn cores() -> usize {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientKey {
-    /// The client's name in logs and metrics.
+    /// The client's name in logs and metrics. It is the tenant of its calls.
     pub name: String,
+    /// Whether its calls may be for another tenant, in `x-seawall-tenant`.
+    pub any_tenant: bool,
     sha256: [u8; 32],
 }
 
@@ -238,10 +240,12 @@ fn read_keys(section: &Section<'_>) -> (Vec<ClientKey>, bool) {
     for entry in entries {
         let name = entry.parsed("name", |name| super::target::label(name).map(str::to_owned));
         let hash = entry.parsed("sha256", digest);
+        let any_tenant = entry.flag("any_tenant");
         match (name, hash) {
             (Some(name), Some(hash)) => {
                 let key = ClientKey {
                     name: name.get_ref().clone(),
+                    any_tenant: any_tenant.is_some_and(toml::Spanned::into_inner),
                     sha256: *hash.get_ref(),
                 };
                 if keys.iter().any(|other| other.name == key.name) {

@@ -10,7 +10,8 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use seawall_actors::policy::circuit;
 use seawall_actors::policy::quota::Axis;
-use seawall_actors::snapshot::Snapshot;
+use seawall_actors::policy::wait_queue::Priority;
+use seawall_actors::snapshot::{QueueSnapshot, Snapshot};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -63,6 +64,43 @@ pub(crate) async fn page() -> Html<&'static str> {
     Html(include_str!("status.html"))
 }
 
+/// Who waits for a quota, and for how much longer if nobody comes or leaves.
+fn queue(queue: &QueueSnapshot) -> Value {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let classes = Priority::ALL.iter().zip(queue.by_class);
+    let by_class: serde_json::Map<String, Value> = classes
+        .map(|(class, calls)| (class.as_str().to_owned(), calls.into()))
+        .collect();
+    let tenants = queue.by_tenant.iter();
+    let by_tenant: Vec<Value> = tenants
+        .map(|tenant| json!({ "tenant": tenant.name.as_deref(), "waiting": tenant.waiting }))
+        .collect();
+    let calls = queue.first.iter();
+    let first: Vec<Value> = calls
+        .map(|call| {
+            json!({
+                "call": &*call.call,
+                "class": call.priority.as_str(),
+                "tenant": call.tenant.as_deref(),
+                "position": call.position,
+                "eta_ms": ms(call.eta),
+                "waited_ms": ms(call.waited),
+                "cost": {
+                    "requests": call.cost.requests,
+                    "input": call.cost.input,
+                    "output": call.cost.output,
+                },
+            })
+        })
+        .collect();
+    json!({
+        "by_class": by_class,
+        "tenants": queue.tenants,
+        "by_tenant": by_tenant,
+        "first": first,
+    })
+}
+
 /// A snapshot as JSON. Times are milliseconds from this moment on.
 fn describe(snapshot: &Snapshot) -> Value {
     let now = Instant::now();
@@ -86,6 +124,7 @@ fn describe(snapshot: &Snapshot) -> Value {
                 "name": &*limiter.name,
                 "axes": axes,
                 "waiting": limiter.waiting,
+                "queue": queue(&limiter.queue),
                 "in_flight": limiter.quota.in_flight,
                 "stopped_for_ms": ms(limiter.quota.stopped_until),
             })

@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use seawall::client::ask::{Ask, Endpoint, Reply, ReplyBody};
+use seawall::config::{ClientKey, Tenants};
 use seawall::error::Error;
 
 use super::server::Door;
@@ -28,6 +29,7 @@ use super::{admin, admit, reply};
 
 static ROUTE: HeaderName = HeaderName::from_static("x-seawall-route");
 static PROFILE: HeaderName = HeaderName::from_static("x-seawall-profile");
+static TENANT: HeaderName = HeaderName::from_static("x-seawall-tenant");
 static DELIVERY: HeaderName = HeaderName::from_static("x-seawall-delivery");
 /// Official SDKs count their own retries of a call in it, from 0.
 static CLIENT_RETRIES: HeaderName = HeaderName::from_static("x-stainless-retry-count");
@@ -53,9 +55,14 @@ impl Service<http::Request<Incoming>> for Gateway {
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let gateway = &self.door.seawall.config().gateway;
-        if let Err(stranger) = admit::admit(gateway, self.door.local, request.headers()) {
-            upload::discard(request.map(Body::new));
-            return ready(Ok(reply::stranger(stranger))).boxed();
+        let mut request = request;
+        match admit::admit(gateway, self.door.local, request.headers()) {
+            Ok(None) => {}
+            Ok(Some(client)) => drop(request.extensions_mut().insert(client.clone())),
+            Err(stranger) => {
+                upload::discard(request.map(Body::new));
+                return ready(Ok(reply::stranger(stranger))).boxed();
+            }
         }
         // Nearly every request is this one: it spares itself the router's layers.
         if request.method() == Method::POST && request.uri().path() == "/v1/messages" {
@@ -153,6 +160,7 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
     let client_retries = named(&CLIENT_RETRIES)
         .and_then(|count| count.parse().ok())
         .unwrap_or(0);
+    let tenant = tenant(named(&TENANT), parts.extensions.get())?;
     let (route, query) = (named(&ROUTE), parts.uri.query().map(str::to_owned));
     Ok(Ask {
         endpoint,
@@ -161,10 +169,31 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
         body,
         route,
         profile,
+        tenant,
         delivery,
         timeouts: None,
         client_retries,
     })
+}
+
+/// For whom a call is: whose key it has, or whom it names where that is left to it.
+fn tenant(named: Option<String>, client: Option<&ClientKey>) -> Result<Option<String>, String> {
+    let named = match named {
+        Some(name) => Some(
+            Tenants::check(&name)
+                .map_err(|why| format!("seawall: {TENANT}: {why}"))?
+                .to_owned(),
+        ),
+        None => None,
+    };
+    match (named, client) {
+        (Some(name), Some(client)) if !client.any_tenant && client.name != name => Err(format!(
+            "seawall: {TENANT}: this client's key is for the tenant `{}` alone; any_tenant = true \
+             beside it in client_keys lets it name others",
+            client.name
+        )),
+        (named, client) => Ok(named.or_else(|| client.map(|client| client.name.clone()))),
+    }
 }
 
 fn read_word<T: FromStr<Err: Display>>(
