@@ -172,7 +172,7 @@ impl fmt::Debug for Launches {
 pub fn launch_spread<I, F, R>(
     items: I,
     spread: Spread,
-    mut run: F,
+    run: F,
 ) -> impl Stream<Item = (usize, R::Output)>
 where
     I: IntoIterator<IntoIter: ExactSizeIterator>,
@@ -181,7 +181,7 @@ where
 {
     let items = items.into_iter();
     let launches = spread.launches(items.len());
-    launch_each(stream::iter(items), launches, move |item| run(item))
+    launch_each(stream::iter(items), launches, run)
 }
 
 /// As [`launch_spread`], for items that come as they come; what comes faster than its launches waits
