@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, StatusCode};
-use seawall::config::Gateway;
+use seawall::config::{ClientKey, Gateway};
 
 /// A request that is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,12 +56,16 @@ pub(crate) fn admit(
             return Err(FOREIGN_ORIGIN);
         }
     }
-    if gateway.client_keys.is_empty() || presented(headers).any(|key| gateway.client(key).is_some())
-    {
+    if gateway.client_keys.is_empty() || client(gateway, headers).is_some() {
         Ok(())
     } else {
         Err(NO_KEY)
     }
+}
+
+/// The client whose key a request presents.
+pub(crate) fn client<'g>(gateway: &'g Gateway, headers: &HeaderMap) -> Option<&'g ClientKey> {
+    presented(headers).find_map(|key| gateway.client(key))
 }
 
 /// The keys in both headers: some clients fill both, with the gateway's key in one of them.
