@@ -31,6 +31,7 @@ mod conclusion;
 mod exchange;
 mod expectation;
 mod fixed;
+pub mod launch;
 pub mod message_stream;
 mod opening;
 mod preparation;

@@ -17,7 +17,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 
-pub use self::gateway::{ClientKey, Gateway, LogFormat, LogLevel};
+pub use self::gateway::{ClientKey, ClientLimits, Gateway, LogFormat, LogLevel};
 pub use self::problem::{ConfigError, Place, Problem};
 pub use self::route::{BreakerSettings, ModelPattern, OnDisconnect, RetrySettings, Route, Rung};
 pub use self::target::{ApiKey, Credential, KeyOrigin, Provider, QuotaSettings, Target};

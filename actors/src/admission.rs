@@ -35,6 +35,7 @@ use crate::caller::{CallContext, rejected_by, rejected_for, rejection};
 use crate::error::{Rejected, Rejection};
 use crate::limiter::{Lease, Limiter, Reservation};
 use crate::permit::Permit;
+use crate::policy::concurrency::Leaving;
 use crate::policy::quota::Cost;
 use crate::policy::wait_queue::{Priority, Tenant};
 #[cfg(doc)]
@@ -163,7 +164,7 @@ pub struct Reserved(Lease);
 impl Reserved {
     /// Replaces the reserved cost by the true one: less is given back, more becomes debt.
     pub fn settle(self, actual: Cost) {
-        self.0.settle(actual);
+        self.0.settle(actual, Leaving::Success);
     }
 }
 

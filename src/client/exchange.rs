@@ -11,7 +11,7 @@ use seawall_actors::caller::{Attempt, CallReport};
 use seawall_actors::verdict::Verdict;
 use tokio::time::Instant;
 
-use super::ask::{Ask, Endpoint};
+use super::ask::{Ask, Endpoint, Meter};
 use super::expectation::Expectation;
 use super::stream_ends::StreamEnds;
 use crate::config::OnDisconnect;
@@ -45,6 +45,7 @@ pub(super) struct Exchange {
     pub(super) began: Instant,
     pub(super) rungs: Vec<Arc<Prepared>>,
     pub(super) telemetry: Telemetry,
+    pub(super) meter: Option<Arc<dyn Meter>>,
     pub(super) ends: StreamEnds,
     /// What was asked, where the answer may have to be asked for again.
     pub(super) ask: Option<Ask>,
@@ -235,6 +236,9 @@ impl Exchange {
             return;
         }
         let progress = self.progress.lock().clone();
+        if let Some(meter) = &self.meter {
+            meter.used(&progress.spent.tokens);
+        }
         let last = progress.last;
         let prepared = self.rungs.get(last.rung);
         let record = CallRecord {

@@ -124,6 +124,7 @@ impl Seawall {
             began: started.began,
             rungs: Vec::new(),
             telemetry: self.shared.telemetry.clone(),
+            meter: ask.meter.clone(),
             ends: self.shared.ends.clone(),
             ask: (delivery == Delivery::Resume || started.attempts > 0).then(|| ask.clone()),
             attempts_before: started.attempts,

@@ -11,6 +11,8 @@ mod breaker_detection;
 #[cfg(test)]
 mod claude_code;
 #[cfg(test)]
+mod client_limits;
+#[cfg(test)]
 mod drain;
 #[cfg(test)]
 mod drill_real;
