@@ -48,7 +48,7 @@ use ask::{Ask, Endpoint, Reply};
 pub use builder::Builder;
 use conclusion::waiting;
 use exchange::{Exchange, Progress};
-pub use expectation::FirstContent;
+pub use expectation::{Accuracy, FirstContent};
 use preparation::Started;
 use stream_ends::StreamEnds;
 use targets::Targets;
@@ -181,6 +181,13 @@ impl Seawall {
     #[must_use]
     pub fn first_contents(&self) -> Vec<(Arc<str>, FirstContent)> {
         self.shared.targets.first_contents()
+    }
+
+    /// How well the prompts of the latest answers were estimated, for each target and each class of
+    /// content that it has answered.
+    #[must_use]
+    pub fn accuracies(&self) -> Vec<(Arc<str>, Vec<Accuracy>)> {
+        self.shared.targets.accuracies()
     }
 
     /// What happens from here on.

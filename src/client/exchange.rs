@@ -12,7 +12,7 @@ use seawall_actors::verdict::Verdict;
 use tokio::time::Instant;
 
 use super::ask::{Ask, Endpoint, Meter};
-use super::expectation::Expectation;
+use super::expectation::{Expectation, Expected};
 use super::stream_ends::StreamEnds;
 use crate::config::OnDisconnect;
 use crate::delivery::Delivery;
@@ -91,8 +91,8 @@ pub(super) struct Prepared {
     pub(super) credential_source: Arc<str>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) expectation: Arc<Expectation>,
-    /// The estimate that was reserved, before any correction.
-    pub(super) estimated_input: u64,
+    /// What it is expected to take.
+    pub(super) expected: Expected,
 }
 
 impl Prepared {
@@ -207,7 +207,7 @@ impl Exchange {
     /// Bills a whole answer to the models that wrote it.
     pub(super) fn bill(&self, prepared: &Prepared, usage: &Usage) {
         let tokens = usage.billed();
-        prepared.expectation.learn(prepared.estimated_input, tokens);
+        prepared.expectation.learn(&prepared.expected, tokens);
         let spent = self
             .telemetry
             .bill(prepared.model.as_ref(), &usage.billed_by_model(), true);

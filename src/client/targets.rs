@@ -17,7 +17,7 @@ use seawall_actors::system::{QuotaSpec, System, Target, TargetSpec};
 
 use super::Shared;
 use super::ask::Endpoint;
-use super::expectation::{Expectation, FirstContent};
+use super::expectation::{Accuracy, Expectation, FirstContent};
 use crate::config;
 use crate::error::Error;
 use crate::provider::anthropic::headers::Credential;
@@ -90,6 +90,18 @@ impl Targets {
             .collect();
         usual.sort_by(|(a, _), (b, _)| a.cmp(b));
         usual
+    }
+
+    /// How well prompts are estimated, by target and class.
+    pub(super) fn accuracies(&self) -> Vec<(Arc<str>, Vec<Accuracy>)> {
+        let expectations = self.expectations.read();
+        let mut all: Vec<_> = expectations
+            .iter()
+            .map(|(name, expected)| (Arc::clone(name), expected.accuracy()))
+            .filter(|(_, accuracy)| !accuracy.is_empty())
+            .collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
     }
 
     fn expectation(&self, full: &str) -> Arc<Expectation> {

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::response::{Html, IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use seawall::client::{Accuracy, Seawall};
 use seawall_actors::policy::circuit;
 use seawall_actors::policy::quota::Axis;
 use seawall_actors::policy::wait_queue::Priority;
@@ -50,9 +51,33 @@ pub(crate) async fn status(State(door): State<Arc<Door>>) -> Response {
         .collect();
     if let Some(status) = status.as_object_mut() {
         status.insert("first_content_ms".to_owned(), usual.into());
+        status.insert("estimates".to_owned(), estimates(&door.seawall));
     }
     let body = status.to_string();
     ([(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// How far estimates of prompts were off, as parts of what they took, by target and class.
+fn estimates(seawall: &Seawall) -> Value {
+    let of = |accuracy: &Accuracy| {
+        let errors = accuracy.errors;
+        let figures = json!({
+            "error_p50": thousandths(errors.p50),
+            "error_p95": thousandths(errors.p95),
+            "requests": errors.seen,
+            "actual_by_fit": thousandths(accuracy.ratio),
+        });
+        (accuracy.class.as_str().to_owned(), figures)
+    };
+    let targets = seawall.accuracies().into_iter().map(|(target, classes)| {
+        let classes: serde_json::Map<String, Value> = classes.iter().map(of).collect();
+        (target.to_string(), Value::Object(classes))
+    });
+    Value::Object(targets.collect())
+}
+
+fn thousandths(part: f64) -> f64 {
+    (part * 1_000.0).round() / 1_000.0
 }
 
 pub(crate) async fn metrics(State(door): State<Arc<Door>>) -> Response {
