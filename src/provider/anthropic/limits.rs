@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
 
 /// One axis of a quota as a response describes it.
@@ -65,20 +65,20 @@ impl RateLimits {
     #[must_use]
     pub fn read(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Self {
         let failed = status.is_client_error() || status.is_server_error();
+        let said = Said::find(headers);
+        let [requests, input, output] = said.axes.map(|axis| axis.read(now));
         Self {
-            requests: axis(headers, &REQUESTS, now),
-            input: axis(headers, &INPUT, now),
-            output: axis(headers, &OUTPUT, now),
+            requests,
+            input,
+            output,
             retry_after: if failed {
                 retry_after(headers, now)
             } else {
                 None
             },
             should_retry: should_retry(headers),
-            unified: unified(headers, now),
-            fast_mode_spent: [&FAST_INPUT_REMAINING, &FAST_OUTPUT_REMAINING]
-                .iter()
-                .any(|name| integer(headers, name) == Some(0)),
+            unified: said.unified.then(|| unified(headers, now)).flatten(),
+            fast_mode_spent: said.fast.into_iter().any(|left| integer(left) == Some(0)),
         }
     }
 
@@ -106,10 +106,6 @@ impl RateLimits {
 /// Longer waits than the official clients obey, 2^32 ms, are taken for garbage.
 const LONGEST_WAIT: Duration = Duration::from_millis(4_294_967_296);
 
-static FAST_INPUT_REMAINING: HeaderName =
-    HeaderName::from_static("anthropic-fast-input-tokens-remaining");
-static FAST_OUTPUT_REMAINING: HeaderName =
-    HeaderName::from_static("anthropic-fast-output-tokens-remaining");
 static RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 static SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 static UNIFIED_STATUS: HeaderName = HeaderName::from_static("anthropic-ratelimit-unified-status");
@@ -117,35 +113,66 @@ static UNIFIED_RESET: HeaderName = HeaderName::from_static("anthropic-ratelimit-
 static UNIFIED_SHARE: HeaderName =
     HeaderName::from_static("anthropic-ratelimit-unified-fallback-percentage");
 
-struct AxisNames {
-    limit: HeaderName,
-    remaining: HeaderName,
-    reset: HeaderName,
+/// The limits among an answer's headers, found in one pass: looked up by name, each would be hashed.
+#[derive(Default)]
+struct Said<'a> {
+    axes: [AxisWords<'a>; 3],
+    fast: [Option<&'a HeaderValue>; 2],
+    unified: bool,
 }
 
-static REQUESTS: AxisNames = AxisNames {
-    limit: HeaderName::from_static("anthropic-ratelimit-requests-limit"),
-    remaining: HeaderName::from_static("anthropic-ratelimit-requests-remaining"),
-    reset: HeaderName::from_static("anthropic-ratelimit-requests-reset"),
-};
-static INPUT: AxisNames = AxisNames {
-    limit: HeaderName::from_static("anthropic-ratelimit-input-tokens-limit"),
-    remaining: HeaderName::from_static("anthropic-ratelimit-input-tokens-remaining"),
-    reset: HeaderName::from_static("anthropic-ratelimit-input-tokens-reset"),
-};
-static OUTPUT: AxisNames = AxisNames {
-    limit: HeaderName::from_static("anthropic-ratelimit-output-tokens-limit"),
-    remaining: HeaderName::from_static("anthropic-ratelimit-output-tokens-remaining"),
-    reset: HeaderName::from_static("anthropic-ratelimit-output-tokens-reset"),
-};
+#[derive(Default)]
+struct AxisWords<'a> {
+    limit: Option<&'a HeaderValue>,
+    remaining: Option<&'a HeaderValue>,
+    reset: Option<&'a HeaderValue>,
+}
 
-fn axis(headers: &HeaderMap, names: &AxisNames, now: Timestamp) -> AxisLimits {
-    AxisLimits {
-        limit: integer(headers, &names.limit),
-        remaining: integer(headers, &names.remaining),
-        full_in: text(headers, &names.reset)
-            .and_then(|t| t.parse::<Timestamp>().ok())
-            .and_then(|at| until(at, now)),
+impl<'a> Said<'a> {
+    fn find(headers: &'a HeaderMap) -> Self {
+        let mut said = Self::default();
+        let [requests, input, output] = &mut said.axes;
+        let [fast_input, fast_output] = &mut said.fast;
+        for (name, value) in headers {
+            let Some(name) = name.as_str().strip_prefix("anthropic-") else {
+                continue;
+            };
+            let place = match name {
+                "ratelimit-requests-limit" => &mut requests.limit,
+                "ratelimit-requests-remaining" => &mut requests.remaining,
+                "ratelimit-requests-reset" => &mut requests.reset,
+                "ratelimit-input-tokens-limit" => &mut input.limit,
+                "ratelimit-input-tokens-remaining" => &mut input.remaining,
+                "ratelimit-input-tokens-reset" => &mut input.reset,
+                "ratelimit-output-tokens-limit" => &mut output.limit,
+                "ratelimit-output-tokens-remaining" => &mut output.remaining,
+                "ratelimit-output-tokens-reset" => &mut output.reset,
+                "fast-input-tokens-remaining" => fast_input,
+                "fast-output-tokens-remaining" => fast_output,
+                "ratelimit-unified-status" | "ratelimit-unified-reset" => {
+                    said.unified = true;
+                    continue;
+                }
+                _ => continue,
+            };
+            // The first word counts.
+            place.get_or_insert(value);
+        }
+        said
+    }
+}
+
+impl AxisWords<'_> {
+    fn read(self, now: Timestamp) -> AxisLimits {
+        AxisLimits {
+            limit: integer(self.limit),
+            remaining: integer(self.remaining),
+            full_in: self
+                .reset
+                .and_then(plain)
+                .and_then(|t| t.parse::<Timestamp>().ok())
+                .and_then(|at| until(at, now)),
+        }
     }
 }
 
@@ -207,12 +234,16 @@ fn until(at: Timestamp, now: Timestamp) -> Option<Duration> {
         .filter(|d| !d.is_zero() && *d <= LONGEST_WAIT)
 }
 
-fn integer(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
-    text(headers, name)?.parse().ok()
+fn integer(value: Option<&HeaderValue>) -> Option<u64> {
+    plain(value?)?.parse().ok()
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok().map(str::trim)
+    plain(headers.get(name)?)
+}
+
+fn plain(value: &HeaderValue) -> Option<&str> {
+    Some(value.to_str().ok()?.trim_ascii())
 }
 
 #[cfg(test)]
