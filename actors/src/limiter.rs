@@ -33,8 +33,10 @@ const SWEEP_AT_ONCE: usize = 256;
 /// How many of those who wait are served in one go.
 const SERVE_AT_ONCE: usize = 256;
 
-/// Low priority moves up one class for each of these spent waiting, so that it never starves.
-const AGE_AFTER: Duration = Duration::from_secs(30);
+/// A waiter moves up one class for each of these spent waiting, so that none starves: a third of the
+/// ten minutes that a batch call waits by default. Sooner, a load that is a little too much would turn
+/// into one class of all, and the calls that somebody looks at would wait with the rest.
+const AGE_AFTER: Duration = Duration::from_secs(200);
 
 /// The limiter of one quota, as callers see it.
 #[derive(Debug, Clone)]

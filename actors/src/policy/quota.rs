@@ -65,7 +65,7 @@ impl Quota {
         let mut axes = [None; 3];
         for (axis, twin) in Axis::ALL.into_iter().zip(&mut axes) {
             if let Some(limit) = settings.limit(axis) {
-                *twin = Twin::new(limit, burst_of(&settings, limit), now);
+                *twin = Twin::new(limit, burst_of(&settings, axis, limit), now);
             }
         }
         Ok(Self {
@@ -410,7 +410,7 @@ impl Quota {
         let Some(limit) = self.limit_in_force(axis, word) else {
             return;
         };
-        let burst = burst_of(&self.settings, limit);
+        let burst = burst_of(&self.settings, axis, limit);
         match &mut self.axes[axis.index()] {
             Some(twin) if twin.limit() != limit => twin.set_limit(limit, burst, now),
             Some(_) => {}
@@ -430,7 +430,7 @@ impl Quota {
             .fold(0_u64, |sum, (_, lease)| {
                 sum.saturating_add(lease.cost.on(axis))
             });
-        let burst = burst_of(&self.settings, limit);
+        let burst = burst_of(&self.settings, axis, limit);
         let mut twin = Twin::new(limit, burst, lease.granted);
         if let Some(twin) = &mut twin {
             twin.begin(word, lease.granted, later, now);
@@ -479,7 +479,7 @@ impl Quota {
             cost: lease.cost.on(axis),
             accepted: false,
         };
-        twin.refused(&of, last, now);
+        twin.refused(learned.axes[axis.index()].as_ref(), &of, last, now);
     }
 
     /// The axis that had least of its burst left when a lease was granted.
@@ -555,9 +555,9 @@ struct Lease {
     marks: [Option<Mark>; 3],
 }
 
-fn burst_of(settings: &QuotaSettings, limit: u64) -> Burst {
+fn burst_of(settings: &QuotaSettings, axis: Axis, limit: u64) -> Burst {
     if settings.find_burst {
-        Burst::search(limit)
+        Burst::search(limit, axis)
     } else {
         Burst::fixed(settings.burst_of(limit))
     }

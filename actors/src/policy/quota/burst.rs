@@ -6,7 +6,7 @@
 //! provider's bucket was that far down. A refusal halves it, and what was refused is remembered as a
 //! ceiling. Failure mode: a provider that lowers its burst is found out by one round of refusals.
 
-use super::LeaseId;
+use super::{Axis, LeaseId};
 
 /// Part of the provider's burst that is used. The rest absorbs what a reservation can't know: how
 /// long each request travels, and so how close together they arrive.
@@ -42,10 +42,10 @@ impl Burst {
     }
 
     /// One that is searched, of an axis with this limit a minute.
-    pub(super) fn search(per_minute: u64) -> Self {
+    pub(super) fn search(per_minute: u64, axis: Axis) -> Self {
         let ceiling = part(per_minute, KEPT).max(1);
         Self {
-            tokens: part(per_minute / 60, SHARE).clamp(1, ceiling),
+            tokens: axis_part(axis, part(per_minute / 60, SHARE)).clamp(1, ceiling),
             found: true,
             ceiling,
             rested: true,
@@ -83,14 +83,12 @@ impl Burst {
         }
     }
 
-    /// A request was refused with `level` tokens left of the burst. Says whether that halved it: what
-    /// was sent before the last halving was sent by the old burst.
-    pub(super) fn refused(&mut self, lease: LeaseId, last: LeaseId, level: i64) -> bool {
+    /// A request was refused when `spent` tokens were missing from the brim. Says whether that halved
+    /// the burst: what was sent before the last halving was sent by the old one.
+    pub(super) fn refused(&mut self, lease: LeaseId, last: LeaseId, spent: u64) -> bool {
         if !self.found || self.halved.is_some_and(|halved| lease <= halved) {
             return false;
         }
-        let spent = i128::from(self.tokens) - i128::from(level);
-        let spent = u64::try_from(spent).unwrap_or(0).min(self.tokens);
         self.ceiling = part(spent, SHARE).clamp(1, self.ceiling);
         self.tokens = (self.tokens / 2).clamp(1, self.ceiling);
         self.rested = false;
@@ -100,6 +98,15 @@ impl Burst {
 
     fn raise(&mut self, tokens: u64) {
         self.tokens = tokens.min(self.ceiling).max(self.tokens);
+    }
+}
+
+/// Output is charged here when a request goes out and there as it is produced: calls that were spread
+/// here may come together there, so only half as much may go out at once.
+const fn axis_part(axis: Axis, tokens: u64) -> u64 {
+    match axis {
+        Axis::Requests | Axis::Input => tokens,
+        Axis::Output => tokens / 2,
     }
 }
 
@@ -114,7 +121,7 @@ mod tests {
 
     #[test]
     fn it_starts_below_a_second_and_grows_once_a_rest() {
-        let mut burst = Burst::search(600);
+        let mut burst = Burst::search(600, Axis::Requests);
         assert_eq!(burst.tokens(), 8);
         burst.accepted(0, 600);
         burst.accepted(0, 600);
@@ -128,15 +135,15 @@ mod tests {
 
     #[test]
     fn a_refusal_halves_it_once_a_round_and_is_remembered() {
-        let mut burst = Burst::search(600);
+        let mut burst = Burst::search(600, Axis::Requests);
         for _ in 0..60 {
             burst.rested();
             burst.accepted(0, 600);
         }
         let before = burst.tokens();
         assert!(before > 60, "{before}");
-        assert!(burst.refused(LeaseId(7), LeaseId(9), 0));
-        assert!(!burst.refused(LeaseId(8), LeaseId(9), 0));
+        assert!(burst.refused(LeaseId(7), LeaseId(9), before));
+        assert!(!burst.refused(LeaseId(8), LeaseId(9), before));
         assert_eq!(burst.tokens(), before / 2);
         for _ in 0..100 {
             burst.rested();
@@ -147,21 +154,21 @@ mod tests {
 
     #[test]
     fn what_an_accepted_answer_proves_is_taken_at_once_but_not_the_last_tenth() {
-        let mut burst = Burst::search(600);
+        let mut burst = Burst::search(600, Axis::Requests);
         burst.proven(300);
         assert_eq!(burst.tokens(), 300);
         burst.proven(599);
         assert_eq!(burst.tokens(), 540);
         let mut fixed = Burst::fixed(10);
         fixed.proven(300);
-        assert!(!fixed.refused(LeaseId(1), LeaseId(1), 0));
+        assert!(!fixed.refused(LeaseId(1), LeaseId(1), 10));
         assert_eq!(fixed.tokens(), 10);
     }
 
     #[test]
     fn the_smallest_limit_still_admits_one() {
-        let mut burst = Burst::search(1);
-        assert!(burst.refused(LeaseId(0), LeaseId(0), i64::MIN));
+        let mut burst = Burst::search(1, Axis::Requests);
+        assert!(burst.refused(LeaseId(0), LeaseId(0), 0));
         assert_eq!(burst.tokens(), 1);
     }
 }

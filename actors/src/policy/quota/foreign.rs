@@ -31,14 +31,18 @@ pub(super) struct Foreign {
 
 impl Foreign {
     /// Takes in how many tokens were missing (negative: more than expected) at `at`, when this rate
-    /// had been allowed for since the last word.
-    pub(super) fn note(&mut self, missing: f64, limit: u64, at: Instant) {
+    /// had been allowed for since the last word. `is_full`: the provider's bucket was close to its brim.
+    pub(super) fn note(&mut self, missing: f64, limit: u64, is_full: bool, at: Instant) {
         let since = self
             .seen
             .map_or(MEMORY, |seen| at.saturating_duration_since(seen));
         self.seen = Some(self.seen.map_or(at, |seen| seen.max(at)));
         if since > FORGET {
             self.per_minute = 0.0;
+        }
+        // What is left to others isn't all used, whatever was seen before.
+        if is_full {
+            self.per_minute *= (-since.as_secs_f64() / MEMORY.as_secs_f64()).exp();
         }
         // The limit of (1 - e^(-t/M)) / t for short times; a burst of answers shares one moment.
         let seconds = since.as_secs_f64().max(1e-3);
@@ -76,7 +80,7 @@ mod tests {
         for half in 0..120_u32 {
             let at = start + Duration::from_millis(500) * half;
             let missing = 2.5 - foreign.per_minute / 120.0;
-            foreign.note(missing, 600, at);
+            foreign.note(missing, 600, false, at);
         }
         assert!(
             (270..=290).contains(&foreign.per_minute(600)),
@@ -84,8 +88,18 @@ mod tests {
         );
         for half in 120..240_u32 {
             let at = start + Duration::from_millis(500) * half;
-            foreign.note(-foreign.per_minute / 120.0, 600, at);
+            foreign.note(-foreign.per_minute / 120.0, 600, false, at);
         }
+        assert_eq!(foreign.per_minute(600), 0);
+    }
+
+    #[test]
+    fn a_bucket_that_stays_full_proves_that_nobody_else_is_there() {
+        let start = Instant::now();
+        let mut foreign = Foreign::default();
+        foreign.note(100.0, 600, false, start);
+        assert!(foreign.per_minute(600) > 300, "{foreign:?}");
+        foreign.note(0.0, 600, true, start + MEMORY * 4);
         assert_eq!(foreign.per_minute(600), 0);
     }
 
@@ -94,12 +108,12 @@ mod tests {
         let start = Instant::now();
         let mut foreign = Foreign::default();
         for _ in 0..10 {
-            foreign.note(1e300, 600, start);
+            foreign.note(1e300, 600, false, start);
         }
         assert!(foreign.per_minute(600) <= 540);
-        foreign.note(-1e300, 600, start);
+        foreign.note(-1e300, 600, false, start);
         assert_eq!(foreign.per_minute(600), 0);
-        foreign.note(50.0, 600, start + FORGET * 2);
+        foreign.note(50.0, 600, false, start + FORGET * 2);
         assert!(foreign.per_minute(600) < 60);
     }
 }

@@ -16,8 +16,9 @@ use crate::policy::token_bucket::TokenBucket;
 /// What is left of the used rate after a refusal.
 const CUT: f64 = 0.7;
 
-/// Growth a minute, as a multiple of the used rate at the last refusal.
-const GROWTH: f64 = 0.5;
+/// Growth a minute, as a multiple of the used rate at the last refusal: AIMD as in TCP, with a round
+/// of half a minute.
+const GROWTH: f64 = 2.0;
 
 /// Time over which use is averaged.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -207,6 +208,6 @@ mod tests {
         );
         now += SECOND * 600;
         ramp.advance(&used, now);
-        assert!(ramp.per_minute() <= 301, "{ramp:?}");
+        assert!(ramp.per_minute() <= 1_201, "{ramp:?}");
     }
 }

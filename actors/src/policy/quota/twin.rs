@@ -16,6 +16,9 @@ use super::foreign::Foreign;
 use super::{Axis, AxisWord, LeaseId};
 use crate::policy::token_bucket::TokenBucket;
 
+/// A bucket that lacks less than this part of a second's worth is nearly full.
+const NEARLY: u64 = 4;
+
 /// Hundredths of the rate that a refusal costs where the burst is one request already. Nothing absorbs
 /// there that a request travels faster than the one before it, but a longer way between them.
 const SPACING: u64 = 3;
@@ -193,14 +196,32 @@ impl Twin {
         };
         self.adjusted = self.adjusted.saturating_add(by);
         self.bucket.shift(saturate(by), now);
-        self.foreign.note(-as_f64(by), self.limit, of.mark.at);
+        let is_full = self.missing(word).is_some_and(|missing| {
+            missing.saturating_add(word.rounded_to) <= (self.limit / 60 / NEARLY).max(2)
+                || missing == 0
+        });
+        self.foreign
+            .note(-as_f64(by), self.limit, is_full, of.mark.at);
         self.set_rate(now);
     }
 
     /// A request was refused for want of this axis, though the minute had room for it.
-    pub(super) fn refused(&mut self, of: &Of, last: LeaseId, now: Instant) {
+    pub(super) fn refused(
+        &mut self,
+        word: Option<&AxisWord>,
+        of: &Of,
+        last: LeaseId,
+        now: Instant,
+    ) {
         let then = i128::from(of.mark.level) + (self.adjusted - of.mark.adjusted);
-        let halved = self.burst.refused(of.lease, last, saturate(then));
+        let spent = i128::from(self.burst.tokens()) - then;
+        // The provider's own word, where it isn't lost in rounding, also counts what others spent.
+        let told = word
+            .and_then(|word| Some((self.missing(word)?, word.rounded_to)))
+            .filter(|&(missing, rounded_to)| missing > rounded_to)
+            .map(|(missing, _)| missing);
+        let spent = told.unwrap_or_else(|| u64::try_from(spent).unwrap_or(0));
+        let halved = self.burst.refused(of.lease, last, spent);
         if halved && self.burst.tokens() == 1 {
             self.given_up = (self.given_up + SPACING).min(MOST_SPACING);
         }
@@ -223,9 +244,14 @@ impl Twin {
         self.burst.accepted(of.mark.level, self.limit);
     }
 
+    /// How far the provider's bucket was below its brim.
+    fn missing(&self, word: &AxisWord) -> Option<u64> {
+        Some(self.limit.saturating_sub(word.remaining?))
+    }
+
     /// The level here that goes with a remaining there.
     fn implied(&self, word: &AxisWord) -> Option<i128> {
-        let missing = self.limit.saturating_sub(word.remaining?);
+        let missing = self.missing(word)?;
         Some(i128::from(self.burst.tokens()) - i128::from(missing))
     }
 
