@@ -295,11 +295,11 @@ async fn collect(mut body: Body, patience: Instant) -> Result<Bytes, Judged> {
 
 /// Whether an answer is a stream: as it says, or, where a proxy garbled or took the word, as asked.
 fn is_event_stream(headers: &HeaderMap, asked: bool) -> bool {
-    match headers
-        .get(CONTENT_TYPE)
-        .map(|kind| kind.as_bytes().to_ascii_lowercase())
-    {
-        Some(kind) if kind.contains(&b'/') => kind.starts_with(b"text/event-stream"),
+    const STREAM: &[u8] = b"text/event-stream";
+    match headers.get(CONTENT_TYPE).map(|kind| kind.as_bytes()) {
+        Some(kind) if kind.contains(&b'/') => kind
+            .get(..STREAM.len())
+            .is_some_and(|front| front.eq_ignore_ascii_case(STREAM)),
         Some(_) | None => asked,
     }
 }

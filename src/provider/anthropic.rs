@@ -107,9 +107,14 @@ fn plain(model: &str) -> &str {
             .and_then(|at| name.get(at..))
             .unwrap_or(name)
     };
-    let name = name.split(['@', ':', '[']).next().unwrap_or(name);
-    let name = match name.rsplit_once("-v") {
-        Some((head, digits)) if is_digits(digits) => head,
+    let ends = |b| matches!(b, b'@' | b':' | b'[');
+    let name = match name.bytes().position(ends) {
+        Some(at) => name.get(..at).unwrap_or(name),
+        None => name,
+    };
+    // A version's digits hold no hyphen, so it stands behind the last one.
+    let name = match name.rsplit_once('-') {
+        Some((head, version)) if version.strip_prefix('v').is_some_and(is_digits) => head,
         _ => name,
     };
     let name = name.strip_suffix("-latest").unwrap_or(name);

@@ -31,6 +31,8 @@ mod metastability;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod proxies;
+#[cfg(test)]
 mod recordings_offline;
 #[cfg(test)]
 mod reset_herd;

@@ -247,7 +247,8 @@ impl Visit for FieldWriter<'_> {
             return self.record_debug(field, &format_args!("{value}"));
         }
         let is_plain = |b: u8| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\\');
-        if !value.bytes().all(is_plain) {
+        // Without a way out in the middle, the loop takes many bytes at a time.
+        if !value.bytes().fold(true, |all, b| all & is_plain(b)) {
             return self.record_debug(field, &value);
         }
         let line = self.name(field);
