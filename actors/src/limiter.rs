@@ -510,3 +510,6 @@ fn refuse(reply: Reply, ready_at: Instant, axis: Option<Axis>, full: bool) {
         full,
     })));
 }
+
+#[cfg(test)]
+mod tests;
