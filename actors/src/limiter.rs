@@ -148,7 +148,9 @@ type Reply = oneshot::Sender<Result<Lease, Exhausted>>;
 
 #[derive(Debug)]
 struct Waiter {
-    reservation: Reservation,
+    call: Arc<str>,
+    /// As of its reservation.
+    expires: Instant,
     reply: Reply,
 }
 
@@ -447,22 +449,22 @@ impl LimiterState {
             // Those who have left must not keep others out until the next round.
             drop(self.queue.sweep(SWEEP_AT_ONCE, has_left));
         }
-        let (call, quota) = (
-            Arc::clone(&reservation.call),
-            Arc::clone(&limiter.shared.name),
-        );
         let entry = Entry {
             priority: reservation.priority,
-            tenant: reservation.tenant.clone(),
+            tenant: reservation.tenant,
             deadline: reservation.until,
             cost: reservation.cost,
             share: waiting::share(&self.quota, reservation.cost, now),
-            item: Waiter { reservation, reply },
+            item: Waiter {
+                call: Arc::clone(&reservation.call),
+                expires: reservation.expires,
+                reply,
+            },
         };
         match self.queue.push(entry, now) {
             Ok(_) => limiter.shared.events.emit(|| EventKind::WaitingForQuota {
-                call,
-                quota,
+                call: reservation.call,
+                quota: Arc::clone(&limiter.shared.name),
                 until: turn,
                 position: ahead.calls + 1,
             }),
@@ -474,8 +476,8 @@ impl LimiterState {
     fn serve(&mut self, now: Instant, limiter: &Limiter) -> Next {
         self.sweep(now);
         for late in self.queue.expire(now) {
-            let at = self.quota.ready_at(late.reservation.cost, now);
-            refuse(late.reply, at, None, false);
+            let at = self.quota.ready_at(late.cost, now);
+            refuse(late.item.reply, at, None, false);
         }
         let mut turn = None;
         let mut served = 0;
@@ -488,8 +490,7 @@ impl LimiterState {
                 self.queue.remove(ticket);
                 continue;
             }
-            let Reservation { cost, expires, .. } = first.item.reservation;
-            match self.quota.try_reserve(cost, expires, now) {
+            match self.quota.try_reserve(first.cost, first.item.expires, now) {
                 Ok(id) => match self.queue.pop_first() {
                     Some(waiting) => grant(waiting.item.reply, limiter, id),
                     None => drop(self.quota.refund(id, now)),
@@ -551,3 +552,6 @@ fn refuse(reply: Reply, ready_at: Instant, axis: Option<Axis>, full: bool) {
         full,
     })));
 }
+
+#[cfg(test)]
+mod tests;

@@ -720,3 +720,60 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn tenants_have_their_weights_and_everybody_else_one() {
+    let config = parse("[tenants.paying]\nweight = 3\n[tenants.free]\n").unwrap();
+    assert_eq!(config.warnings, []);
+    let weight = |name: &str| config.tenants.named(name).weight();
+    assert_eq!(
+        [weight("paying"), weight("free"), weight("unknown")],
+        [3, 1, 1]
+    );
+    let name = config.tenants.named("paying").name().cloned();
+    assert_eq!(name.as_deref(), Some("paying"));
+}
+
+#[test]
+fn weights_out_of_range_and_names_that_are_none_are_refused_with_their_line() {
+    for weight in ["0", "1001", "-3", "1000000000000000000000"] {
+        let text = format!("[tenants.a]\nweight = {weight}\n");
+        refused(&text, "seawall.toml:2:10:", &["tenants.a.weight", "1000"]);
+    }
+    refused(
+        "[tenants.a]\nweight = 1.5\n",
+        "seawall.toml:2:10:",
+        &["whole number"],
+    );
+    refused(
+        "[tenants.a]\nwieght = 2\n",
+        "seawall.toml:2:1:",
+        &["weight"],
+    );
+    refused(
+        "[tenants.\"two words\"]\n",
+        "seawall.toml:1:",
+        &["two words", "no name"],
+    );
+}
+
+#[test]
+fn a_tenant_whom_no_key_names_is_pointed_out() {
+    let keys = |any: &str| {
+        format!(
+            "[gateway]\nclient_keys = [{{ name = \"a\", {any}sha256 = \"{}\" }}]\n\
+             [targets.t]\napi_key_env = \"KEY\"\n[routes.default]\nladder = [\"t\"]\n\
+             [tenants.b]\nweight = 2\n[tenants.a]\nweight = 5\n",
+            "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+        )
+    };
+    let config = parse(&keys("")).unwrap();
+    let warned: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(
+        warned[0].starts_with("seawall.toml:7:") && warned[0].contains("`b`"),
+        "{warned:?}"
+    );
+    assert_eq!(config.tenants.named("a").weight(), 5);
+    assert_eq!(parse(&keys("any_tenant = true, ")).unwrap().warnings, []);
+}

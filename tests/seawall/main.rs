@@ -57,6 +57,8 @@ mod stream_faults;
 #[cfg(test)]
 mod stream_soak;
 #[cfg(test)]
+mod tenants;
+#[cfg(test)]
 mod throttling;
 #[cfg(test)]
 mod token_settlement;

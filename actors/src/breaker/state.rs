@@ -134,7 +134,7 @@ impl BreakerState {
         let transition = self.circuit.poll(now);
         for late in self.queue.expire(now) {
             let due = self.circuit.next_event();
-            bar(late, Bar::Open, due);
+            bar(late.item, Bar::Open, due);
         }
         while let Some(first) = self.queue.first() {
             if first.item.reply.is_closed() {

@@ -38,7 +38,7 @@ pub(super) fn look(queue: &WaitQueue<Waiter>, quota: &Quota, now: Instant) -> Qu
     let mut first = Vec::new();
     for waiting in queue.in_order(SHOWN_CALLS) {
         first.push(WaitingSnapshot {
-            call: waiting.item.reservation.call.clone(),
+            call: waiting.item.call.clone(),
             priority: waiting.priority,
             tenant: waiting.tenant.name().cloned(),
             position: first.len() + 1,

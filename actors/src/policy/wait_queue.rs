@@ -10,7 +10,7 @@
 //! more. Failure mode: when waits pass `age_after` as a rule, everything ages, and what is left of the
 //! order is fairness between tenants and first come, first served inside each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,16 +20,12 @@ use tokio::time::Instant;
 use super::InvalidPolicy;
 use super::quota::Cost;
 
-mod ages;
 mod class;
 mod entry;
-mod heap;
 
-use ages::Ages;
 use class::{Class, Due, Load};
 use entry::Backlog;
 pub use entry::{Entry, Priority, Tenant, Ticket, Waiting};
-use heap::{Heap, Places};
 
 const MOST_WAITERS: usize = 1_000_000;
 const LONGEST_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -47,12 +43,11 @@ pub struct WaitQueue<T> {
     age_after: Duration,
     slots: Slab<Slot<T>>,
     classes: [Class; 3],
-    /// Where each slot stands in its tenant's order.
-    places: Places,
-    deadlines: Heap<(Instant, u64)>,
-    deadline_places: Places,
-    ages: Ages,
+    deadlines: BTreeSet<Due>,
+    lifts: BTreeSet<Lift>,
     next_sequence: u64,
+    /// One more than the largest slot in use since the queue was last emptied of many.
+    places: usize,
     swept_to: usize,
     latest: Option<Instant>,
 }
@@ -76,11 +71,10 @@ impl<T> WaitQueue<T> {
             age_after,
             slots: Slab::new(),
             classes: Default::default(),
-            places: Places::default(),
-            deadlines: Heap::default(),
-            deadline_places: Places::default(),
-            ages: Ages::default(),
+            deadlines: BTreeSet::new(),
+            lifts: BTreeSet::new(),
             next_sequence: 0,
+            places: 0,
             swept_to: 0,
             latest: None,
         })
@@ -106,17 +100,18 @@ impl<T> WaitQueue<T> {
         let due = Due {
             at: entry.deadline,
             sequence,
+            slot,
         };
         let load = Load {
             cost: entry.cost,
             share: entry.share,
         };
         let class = entry.priority;
-        let account =
-            self.classes[class.index()].insert(&mut self.places, &entry.tenant, (slot, due), load);
-        let key = (entry.deadline, sequence);
-        self.deadlines.insert(&mut self.deadline_places, key, slot);
-        self.ages.insert(slot, now);
+        let account = self.classes[class.index()].insert(&entry.tenant, due, load);
+        self.deadlines.insert(due);
+        self.places = self.places.max(slot as usize + 1);
+        let lift = Lift::nth(0, now, self.age_after, ticket);
+        self.lifts.extend(lift);
         let waiting = Waiting {
             ticket,
             priority: entry.priority,
@@ -132,6 +127,7 @@ impl<T> WaitQueue<T> {
             class,
             account,
             due: due.at,
+            lift,
         });
         Ok(ticket)
     }
@@ -160,16 +156,16 @@ impl<T> WaitQueue<T> {
 
     /// Takes out those whose deadline has come, earliest first, and ages the rest. Does a bounded
     /// part of it: [`next_deadline`](Self::next_deadline) has passed if there is more.
-    pub fn expire(&mut self, now: Instant) -> Vec<T> {
+    pub fn expire(&mut self, now: Instant) -> Vec<Waiting<T>> {
         let now = self.advance(now);
         let mut expired = Vec::new();
         while expired.len() < AT_ONCE
-            && let Some(((deadline, _), slot)) = self.deadlines.first()
-            && deadline <= now
+            && let Some(&due) = self.deadlines.first()
+            && due.at <= now
         {
             // Drops the index entry even if the waiter were missing, so that the loop ends.
-            self.deadlines.remove(&mut self.deadline_places, slot);
-            expired.extend(self.take(slot, false).map(|waiting| waiting.item));
+            self.deadlines.remove(&due);
+            expired.extend(self.take(due.slot, false));
         }
         self.age(now);
         expired
@@ -180,15 +176,11 @@ impl<T> WaitQueue<T> {
     pub fn age(&mut self, now: Instant) {
         let now = self.advance(now);
         for _ in 0..AT_ONCE {
-            let slots = &self.slots;
-            let lifts = |slot: u32| {
-                let slot = slots.get(slot as usize);
-                slot.map_or(0, |slot| slot.waiting.priority.lifts())
-            };
-            let Some((slot, at)) = self.ages.next(self.age_after, now, lifts) else {
+            let Some(lift) = self.lifts.first().copied().filter(|lift| lift.at <= now) else {
                 break;
             };
-            self.lift(slot, at);
+            self.lifts.remove(&lift);
+            self.lift(lift);
         }
     }
 
@@ -216,14 +208,14 @@ impl<T> WaitQueue<T> {
 
     /// How many places a round of [`sweep`](Self::sweep) has: as many as have waited at once.
     #[must_use]
-    pub fn places(&self) -> usize {
-        self.places.len()
+    pub const fn places(&self) -> usize {
+        self.places
     }
 
     /// When the next waiter runs out of time.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|((deadline, _), _)| deadline)
+        self.deadlines.first().map(|due| due.at)
     }
 
     /// Who is served before the next call of this class and tenant, if nobody else comes.
@@ -304,22 +296,24 @@ impl<T> WaitQueue<T> {
             waiting,
             class,
             account,
-            ..
+            due,
+            lift,
         } = self.slots.try_remove(slot as usize)?;
         let load = Load {
             cost: waiting.cost,
             share: waiting.share,
         };
         let class = &mut self.classes[class.index()];
-        class.remove(&mut self.places, (account, slot), load, served);
-        self.deadlines.remove(&mut self.deadline_places, slot);
-        self.ages.remove(slot);
-        if self.slots.is_empty() && self.places.len() > KEPT_SLOTS {
+        let sequence = waiting.ticket.sequence;
+        let due_at = |at| Due { at, sequence, slot };
+        class.remove((account, due_at(due)), load, served);
+        self.deadlines.remove(&due_at(waiting.deadline));
+        if let Some(lift) = lift {
+            self.lifts.remove(&lift);
+        }
+        if self.slots.is_empty() && self.places > KEPT_SLOTS {
             self.slots = Slab::new();
-            self.places = Places::default();
-            self.deadlines = Heap::default();
-            self.deadline_places = Places::default();
-            self.ages = Ages::default();
+            self.places = 0;
             self.swept_to = 0;
         }
         Some(waiting)
@@ -327,25 +321,48 @@ impl<T> WaitQueue<T> {
 
     /// Moves an entry one class up and ahead of its tenant's in it that have not aged: the instant
     /// of the lift has passed, and a deadline has not.
-    fn lift(&mut self, number: u32, at: Instant) {
-        let Some(slot) = self.slots.get_mut(number as usize) else {
+    fn lift(&mut self, lift: Lift) {
+        let Lift { at, ticket, .. } = lift;
+        let Some(slot) = self.slots.get_mut(ticket.slot as usize) else {
             return;
         };
         let load = Load {
             cost: slot.waiting.cost,
             share: slot.waiting.share,
         };
+        let mut due = Due {
+            at: slot.due,
+            sequence: ticket.sequence,
+            slot: ticket.slot,
+        };
         let from = &mut self.classes[slot.class.index()];
-        from.remove(&mut self.places, (slot.account, number), load, false);
+        from.remove((slot.account, due), load, false);
         slot.class = slot.class.raised();
         slot.due = slot.due.min(at);
-        let due = Due {
-            at: slot.due,
-            sequence: slot.waiting.ticket.sequence,
-        };
-        let tenant = &slot.waiting.tenant;
+        due.at = slot.due;
         let to = &mut self.classes[slot.class.index()];
-        slot.account = to.insert(&mut self.places, tenant, (number, due), load);
+        slot.account = to.insert(&slot.waiting.tenant, due, load);
+        let since = slot.waiting.since;
+        slot.lift = Some(lift.number + 1)
+            .filter(|&next| next < slot.waiting.priority.lifts())
+            .and_then(|next| Lift::nth(next, since, self.age_after, ticket));
+        self.lifts.extend(slot.lift);
+    }
+}
+
+/// The moment at which a call that still waits is lifted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Lift {
+    at: Instant,
+    /// How often it has been lifted before.
+    number: u32,
+    ticket: Ticket,
+}
+
+impl Lift {
+    fn nth(number: u32, since: Instant, age_after: Duration, ticket: Ticket) -> Option<Self> {
+        let at = since.checked_add(age_after.saturating_mul(number + 1))?;
+        Some(Self { at, number, ticket })
     }
 }
 
@@ -368,6 +385,8 @@ struct Slot<T> {
     account: u32,
     /// What its tenant's order goes by.
     due: Instant,
+    /// As it stands in `lifts`.
+    lift: Option<Lift>,
 }
 
 #[cfg(test)]

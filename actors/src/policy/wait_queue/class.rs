@@ -16,7 +16,6 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::entry::{Backlog, Tenant};
-use super::heap::{Heap, Places};
 use crate::policy::quota::Cost;
 
 /// Tenants of a class with a tag of their own. Those beyond share that of calls of no tenant, so
@@ -35,8 +34,7 @@ pub(super) struct Class {
     tenants: Slab<Account>,
     by_name: HashMap<Arc<str>, u32>,
     /// Those with somebody waiting, by tag, then by when each got it.
-    active: Heap<(u128, u64)>,
-    places: Places,
+    active: BTreeSet<(u128, u64, u32)>,
     /// Those without, whose tag is still above the lowest.
     idle: BTreeSet<(u128, u32)>,
     /// The lowest tag, as of when somebody waited last.
@@ -55,7 +53,9 @@ struct Account {
     name: Arc<str>,
     weight: u32,
     tag: u128,
-    order: Heap<Due>,
+    /// When it got the tag.
+    activation: u64,
+    order: BTreeSet<Due>,
     waiting: Backlog,
 }
 
@@ -64,6 +64,7 @@ struct Account {
 pub(super) struct Due {
     pub(super) at: Instant,
     pub(super) sequence: u64,
+    pub(super) slot: u32,
 }
 
 /// What one call weighs.
@@ -87,20 +88,14 @@ impl Account {
 
 impl Class {
     /// Adds a call. Says in which account it is.
-    pub(super) fn insert(
-        &mut self,
-        calls: &mut Places,
-        tenant: &Tenant,
-        (slot, due): (u32, Due),
-        load: Load,
-    ) -> u32 {
+    pub(super) fn insert(&mut self, tenant: &Tenant, due: Due, load: Load) -> u32 {
         let id = self.account(tenant);
         self.waiting.add(load.cost, load.share);
         let Some(account) = self.tenants.get_mut(id as usize) else {
             return id;
         };
         let begins = account.order.is_empty();
-        account.order.insert(calls, due, slot);
+        account.order.insert(due);
         account.waiting.add(load.cost, load.share);
         if begins {
             self.idle.remove(&(account.tag, id));
@@ -111,17 +106,11 @@ impl Class {
     }
 
     /// Takes a call out; its tenant pays for it if it was `served`.
-    pub(super) fn remove(
-        &mut self,
-        calls: &mut Places,
-        (id, slot): (u32, u32),
-        load: Load,
-        served: bool,
-    ) {
+    pub(super) fn remove(&mut self, (id, due): (u32, Due), load: Load, served: bool) {
         let Some(account) = self.tenants.get_mut(id as usize) else {
             return;
         };
-        if !account.order.remove(calls, slot) {
+        if !account.order.remove(&due) {
             return;
         }
         account.waiting.subtract(load.cost, load.share);
@@ -146,9 +135,9 @@ impl Class {
 
     /// The slot that is served next.
     pub(super) fn first(&self) -> Option<u32> {
-        let (_, id) = self.active.first()?;
-        let (_, slot) = self.tenants.get(id as usize)?.order.first()?;
-        Some(slot)
+        let &(_, _, id) = self.active.first()?;
+        let due = self.tenants.get(id as usize)?.order.first()?;
+        Some(due.slot)
     }
 
     /// Everybody who waits here.
@@ -158,7 +147,7 @@ impl Class {
 
     /// Who waits here, and how many each.
     pub(super) fn tenants(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
-        self.active.iter().filter_map(|(_, id)| {
+        self.active.iter().filter_map(|&(_, _, id)| {
             let account = self.tenants.get(id as usize)?;
             Some((&account.name, account.order.len()))
         })
@@ -167,20 +156,17 @@ impl Class {
     /// The slots in the order in which they are served if nobody comes or leaves.
     pub(super) fn in_order(&self, calls: impl Fn(u32) -> u64) -> impl Iterator<Item = u32> {
         let mut cursors = HashMap::new();
-        let mut next: BinaryHeap<_> = self.active.iter().map(Reverse).collect();
+        let mut next: BinaryHeap<_> = self.active.iter().copied().map(Reverse).collect();
         let mut activations = self.activations;
         std::iter::from_fn(move || {
-            let Reverse(((tag, _), id)) = next.pop()?;
+            let Reverse((tag, _, id)) = next.pop()?;
             let account = self.tenants.get(id as usize)?;
-            let (left, cursor) = cursors
-                .entry(id)
-                .or_insert_with(|| (account.order.len(), account.order.in_order()));
-            let (_, slot) = cursor.next()?;
-            *left -= 1;
-            if *left > 0 {
+            let cursor = cursors.entry(id).or_insert_with(|| account.order.iter());
+            let slot = cursor.next()?.slot;
+            if cursor.len() > 0 {
                 activations += 1;
                 let tag = tag.saturating_add(account.charge(calls(slot)));
-                next.push(Reverse(((tag, activations), id)));
+                next.push(Reverse((tag, activations, id)));
             }
             Some(slot)
         })
@@ -205,35 +191,29 @@ impl Class {
             self.served_by(turn, found)
         } else {
             let own = account.filter(|account| !account.order.is_empty());
-            others.part(self.served_on_average(turn, own, &others))
+            self.served_on_average(turn, own, &others)
         };
-        own.plus(&ahead)
+        own.plus(&others.part(ahead / fraction(others.share, 1).max(1.0)))
     }
 
-    /// What all but one are served before the lowest tag is past `turn`.
-    fn served_by(&self, turn: u128, but: Option<u32>) -> Backlog {
-        let mut served = Backlog::default();
-        for ((tag, _), id) in self.active.iter() {
-            let account = self.tenants.get(id as usize);
-            let Some(account) = account.filter(|_| Some(id) != but && tag <= turn) else {
-                continue;
-            };
-            let waiting = account.waiting;
-            let whole = fraction(waiting.share, 1);
-            let until = fraction(
-                (turn - tag).saturating_mul(account.weight.into()),
-                TAG_PARTS,
-            );
-            // What is begun with a tag at `turn` is served too: one more.
-            let one = whole / fraction(waiting.len as u128, 1);
-            served = served.plus(&waiting.part((until + one) / whole.max(1.0)));
-        }
-        served
+    /// How large a share all but one are served before the lowest tag is past `turn`.
+    fn served_by(&self, turn: u128, but: Option<u32>) -> f64 {
+        let served = self.active.iter().filter_map(|&(tag, _, id)| {
+            let account = self.tenants.get(id as usize)?;
+            if Some(id) == but || tag > turn {
+                return None;
+            }
+            let waiting = fraction(account.waiting.share, 1);
+            let until = fraction(turn - tag, TAG_PARTS) * f64::from(account.weight);
+            // What begins with a tag at `turn` is served too: one more.
+            let one = waiting / fraction(account.waiting.len as u128, 1);
+            Some(waiting.min(until + one))
+        });
+        served.sum()
     }
 
-    /// The part of what the others have waiting that is served before the lowest tag is past `turn`,
-    /// by their mean tag: they are taken to be spread evenly from the lowest on, and none to run
-    /// out. So it is rather too much than too little.
+    /// The same by the mean tag: tags are taken to be spread evenly from the lowest on, and nobody
+    /// to run out, so it is rather too much than too little.
     fn served_on_average(&self, turn: u128, own: Option<&Account>, others: &Backlog) -> f64 {
         let (own_weight, own_tag) = own.map_or((0, 0), |own| (own.weight, own.weighted_tag()));
         let weights = self.weights - u64::from(own_weight);
@@ -246,12 +226,11 @@ impl Class {
         let share_of = |tags: f64| tags * fraction(weights.into(), TAG_PARTS);
         let active = self.active.len() - usize::from(own.is_some());
         let one_each = fraction(others.share * active as u128, others.len as u128);
-        let before = if turn >= spread {
+        if turn >= spread {
             share_of(turn - spread / 2.0) + one_each
         } else {
             turn / spread * (share_of(turn / 2.0) + one_each)
-        };
-        before / fraction(others.share, 1).max(1.0)
+        }
     }
 
     /// The tenant's account, if it has one or shares one.
@@ -279,7 +258,8 @@ impl Class {
             name: Arc::clone(&name),
             weight,
             tag: self.lowest,
-            order: Heap::default(),
+            activation: 0,
+            order: BTreeSet::new(),
             waiting: Backlog::default(),
         });
         let id = u32::try_from(id).unwrap_or(u32::MAX);
@@ -308,12 +288,12 @@ impl Class {
     }
 
     fn activate(&mut self, id: u32) {
-        let Some(account) = self.tenants.get(id as usize) else {
+        let Some(account) = self.tenants.get_mut(id as usize) else {
             return;
         };
         self.activations = self.activations.wrapping_add(1);
-        let key = (account.tag, self.activations);
-        self.active.insert(&mut self.places, key, id);
+        account.activation = self.activations;
+        self.active.insert((account.tag, account.activation, id));
         self.weights += u64::from(account.weight);
         self.weighted_tags = self.weighted_tags.wrapping_add(account.weighted_tag());
     }
@@ -322,7 +302,7 @@ impl Class {
         let Some(account) = self.tenants.get(id as usize) else {
             return;
         };
-        if self.active.remove(&mut self.places, id) {
+        if self.active.remove(&(account.tag, account.activation, id)) {
             self.weights -= u64::from(account.weight);
             self.weighted_tags = self.weighted_tags.wrapping_sub(account.weighted_tag());
         }
@@ -331,7 +311,7 @@ impl Class {
     /// Follows the lowest tag and forgets whom it has caught up with; with nobody waiting, everybody.
     fn settle(&mut self) {
         let lowest = match self.active.first() {
-            Some(((tag, _), _)) => Some(tag),
+            Some(&(tag, ..)) => Some(tag),
             None => self.idle.last().map(|&(tag, _)| tag),
         };
         self.lowest = lowest.map_or(self.lowest, |tag| tag.max(self.lowest));

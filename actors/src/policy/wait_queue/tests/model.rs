@@ -183,7 +183,7 @@ fn check(queue: &WaitQueue<u64>, model: &Model) -> Result<(), TestCaseError> {
     let named: usize = queue.by_tenant().values().sum();
     prop_assert_eq!((indexed, named), (waiting, waiting));
     prop_assert_eq!(queue.deadlines.len(), waiting);
-    prop_assert!(queue.ages.len() <= waiting);
+    prop_assert!(queue.lifts.len() <= waiting);
     for class in &queue.classes {
         let (known, active) = class.known();
         prop_assert!(known <= TENANTS.len() && (active > 0 || known == 0));
@@ -253,7 +253,8 @@ proptest! {
                         model.take(call.ticket, false);
                     }
                     let costs: Vec<_> = late.iter().map(|call| call.cost).collect();
-                    prop_assert_eq!(queue.expire(now), costs);
+                    let expired = queue.expire(now).into_iter();
+                    prop_assert_eq!(expired.map(|late| late.item).collect::<Vec<_>>(), costs);
                     model.age(now);
                 }
                 Step::Sweep(at_most, multiple) => {
