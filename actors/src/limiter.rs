@@ -17,6 +17,7 @@ use crate::cell::Cell;
 use crate::event::{EventKind, Events};
 use crate::policy::InvalidPolicy;
 use crate::policy::concurrency::Leaving;
+use crate::policy::overtaking::Overtaking;
 use crate::policy::quota::{Axis, Cost, Learned, LeaseId, Quota, QuotaSettings};
 use crate::policy::wait_queue::{Entry, Priority, Tenant, WaitQueue};
 use crate::snapshot::LimiterSnapshot;
@@ -38,6 +39,12 @@ const SERVE_AT_ONCE: usize = 256;
 /// into one class of all, and the calls that somebody looks at would wait with the rest.
 const AGE_AFTER: Duration = Duration::from_secs(200);
 
+/// A call whose time is up in the queue isn't told to come back before this.
+const SOONEST: Duration = Duration::from_secs(1);
+
+/// No wait is told that is longer.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// The limiter of one quota, as callers see it.
 #[derive(Debug, Clone)]
 pub(crate) struct Limiter {
@@ -57,6 +64,7 @@ struct Shared {
 struct LimiterState {
     quota: Quota,
     queue: WaitQueue<Waiter>,
+    overtaking: Overtaking,
     swept: Instant,
     /// What is left of the current round of looking for leavers.
     to_sweep: usize,
@@ -148,6 +156,8 @@ type Reply = oneshot::Sender<Result<Lease, Exhausted>>;
 
 #[derive(Debug)]
 struct Waiter {
+    /// What the queue in front took, when it came.
+    ahead: Duration,
     call: Arc<str>,
     /// As of its reservation.
     expires: Instant,
@@ -193,6 +203,7 @@ impl Limiter {
         let state = LimiterState {
             quota: Quota::new(settings, now)?,
             queue: WaitQueue::new(queue_bound, AGE_AFTER)?,
+            overtaking: Overtaking::default(),
             swept: now,
             to_sweep: 0,
         };
@@ -441,7 +452,7 @@ impl LimiterState {
         }
         let ahead = self.queue.ahead(reservation.priority, &reservation.tenant);
         let wait = self.quota.wait_behind(ahead.cost, reservation.cost, now);
-        let turn = now + wait;
+        let turn = later(now, self.overtaking.expect(reservation.priority, wait));
         if turn > reservation.until {
             return refuse(reply, turn, None, false);
         }
@@ -458,6 +469,7 @@ impl LimiterState {
             item: Waiter {
                 call: Arc::clone(&reservation.call),
                 expires: reservation.expires,
+                ahead: wait,
                 reply,
             },
         };
@@ -476,8 +488,13 @@ impl LimiterState {
     fn serve(&mut self, now: Instant, limiter: &Limiter) -> Next {
         self.sweep(now);
         for late in self.queue.expire(now) {
-            let at = self.quota.ready_at(late.cost, now);
-            refuse(late.item.reply, at, None, false);
+            let waited = now.saturating_duration_since(late.since);
+            self.overtaking
+                .learn(late.priority, late.item.ahead, waited);
+            let ahead = self.queue.ahead(late.priority, &late.tenant);
+            let wait = self.quota.wait_behind(ahead.cost, late.cost, now);
+            let wait = self.overtaking.expect(late.priority, wait).max(SOONEST);
+            refuse(late.item.reply, later(now, wait), None, false);
         }
         let mut turn = None;
         let mut served = 0;
@@ -492,7 +509,12 @@ impl LimiterState {
             }
             match self.quota.try_reserve(first.cost, first.item.expires, now) {
                 Ok(id) => match self.queue.pop_first() {
-                    Some(waiting) => grant(waiting.item.reply, limiter, id),
+                    Some(waiting) => {
+                        let waited = now.saturating_duration_since(waiting.since);
+                        self.overtaking
+                            .learn(waiting.priority, waiting.item.ahead, waited);
+                        grant(waiting.item.reply, limiter, id);
+                    }
                     None => drop(self.quota.refund(id, now)),
                 },
                 Err(refusal) => {
@@ -529,6 +551,10 @@ impl LimiterState {
         self.to_sweep -= part;
         drop(self.queue.sweep(part, has_left));
     }
+}
+
+fn later(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait).unwrap_or(now + LONGEST)
 }
 
 fn has_left(waiter: &Waiter) -> bool {

@@ -11,6 +11,7 @@ pub mod backoff;
 pub mod circuit;
 pub mod concurrency;
 pub mod ladder;
+pub mod overtaking;
 pub mod pace;
 pub mod quota;
 pub mod restart;

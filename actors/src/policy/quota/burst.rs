@@ -2,8 +2,8 @@
 //!
 //! A provider says how much fits into a minute and not how unevenly it may be spent: 600 a minute may
 //! be enforced as 10 a second. The search starts below one second's worth, grows by a step whenever a
-//! full bucket was spent without a refusal, and takes at once what an accepted answer proves: that the
-//! provider's bucket was that far down. A refusal halves it, and what was refused is remembered as a
+//! full bucket was spent without a refusal, and takes what accepted answers prove, that the provider's bucket
+//! was that far down, in larger steps. A refusal halves it, and what was refused is remembered as a
 //! ceiling. Failure mode: a provider that lowers its burst is found out by one round of refusals.
 
 use super::{Axis, LeaseId};
@@ -71,15 +71,16 @@ impl Burst {
         let spent = i128::from(level) <= i128::from(self.tokens / 10);
         if self.found && self.rested && spent {
             self.rested = false;
-            let step = (self.tokens / 10).clamp(1, (per_minute / 60).max(1));
+            let step = (self.tokens / 16).clamp(1, (per_minute / 60).max(1));
             self.raise(self.tokens.saturating_add(step));
         }
     }
 
     /// An answer was accepted while the provider's bucket was this far below its brim.
     pub(super) fn proven(&mut self, deficit: u64) {
-        if self.found && deficit > self.tokens {
-            self.raise(deficit);
+        if self.found {
+            let step = (self.tokens / 4).max(1);
+            self.raise(part(deficit, SHARE).min(self.tokens.saturating_add(step)));
         }
     }
 
@@ -153,11 +154,19 @@ mod tests {
     }
 
     #[test]
-    fn what_an_accepted_answer_proves_is_taken_at_once_but_not_the_last_tenth() {
+    fn what_accepted_answers_prove_is_taken_step_by_step_but_not_the_last_tenth() {
         let mut burst = Burst::search(600, Axis::Requests);
+        burst.proven(10);
+        assert_eq!(burst.tokens(), 8);
         burst.proven(300);
-        assert_eq!(burst.tokens(), 300);
-        burst.proven(599);
+        assert_eq!(burst.tokens(), 10);
+        for _ in 0..20 {
+            burst.proven(300);
+        }
+        assert_eq!(burst.tokens(), 240);
+        for _ in 0..20 {
+            burst.proven(u64::MAX);
+        }
         assert_eq!(burst.tokens(), 540);
         let mut fixed = Burst::fixed(10);
         fixed.proven(300);

@@ -10,7 +10,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Time constant of the smoothing.
-const MEMORY: Duration = Duration::from_secs(10);
+const MEMORY: Duration = Duration::from_secs(6);
+
+/// Time constant with which a share is forgotten that is left over.
+const UNUSED: Duration = Duration::from_secs(30);
+
+/// Time constant with which any share is tried for.
+const EVENS_OUT: Duration = Duration::from_secs(120);
 
 /// After this long without a word, what others did is forgotten.
 const FORGET: Duration = Duration::from_secs(60);
@@ -40,10 +46,11 @@ impl Foreign {
         if since > FORGET {
             self.per_minute = 0.0;
         }
-        // What is left to others isn't all used, whatever was seen before.
-        if is_full {
-            self.per_minute *= (-since.as_secs_f64() / MEMORY.as_secs_f64()).exp();
-        }
+        // What is left over isn't used by others, whatever was seen before. And what is held to be theirs
+        // is always tried for a little: who has less of the quota tries for more, as in TCP, so that two
+        // processes come to share it evenly.
+        let patience = if is_full { UNUSED } else { EVENS_OUT };
+        self.per_minute *= (-since.as_secs_f64() / patience.as_secs_f64()).exp();
         // The limit of (1 - e^(-t/M)) / t for short times; a burst of answers shares one moment.
         let seconds = since.as_secs_f64().max(1e-3);
         let weight = -(-seconds / MEMORY.as_secs_f64()).exp_m1() / seconds;
@@ -83,7 +90,7 @@ mod tests {
             foreign.note(missing, 600, false, at);
         }
         assert!(
-            (270..=290).contains(&foreign.per_minute(600)),
+            (255..=290).contains(&foreign.per_minute(600)),
             "{foreign:?}"
         );
         for half in 120..240_u32 {
@@ -99,7 +106,7 @@ mod tests {
         let mut foreign = Foreign::default();
         foreign.note(100.0, 600, false, start);
         assert!(foreign.per_minute(600) > 300, "{foreign:?}");
-        foreign.note(0.0, 600, true, start + MEMORY * 4);
+        foreign.note(0.0, 600, true, start + UNUSED * 4);
         assert_eq!(foreign.per_minute(600), 0);
     }
 

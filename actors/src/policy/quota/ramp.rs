@@ -203,7 +203,7 @@ mod tests {
         }
         let climbed = ramp.per_minute();
         assert!(
-            (cut + 250..=cut + 350).contains(&climbed),
+            (cut + 700..=cut + 1_300).contains(&climbed),
             "{cut} {climbed}"
         );
         now += SECOND * 600;

@@ -9,12 +9,17 @@
 //! so what is in flight is taken into account, and ten answers that report the same surprise correct it
 //! once. What still differs was taken by others, now and from now on.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::burst::Burst;
 use super::foreign::Foreign;
 use super::{Axis, AxisWord, LeaseId};
 use crate::policy::token_bucket::TokenBucket;
+
+/// Requests that go out within this time of each other may arrive in any order.
+const OVERTAKES: Duration = Duration::from_millis(30);
 
 /// A bucket that lacks less than this part of a second's worth is nearly full.
 const NEARLY: u64 = 4;
@@ -35,9 +40,52 @@ pub(super) struct Twin {
     foreign: Foreign,
     /// Parts of the rate, in hundredths, that are given up for the sake of spacing.
     given_up: u64,
+    /// All that was ever taken.
+    taken: u128,
+    recent: Recent,
     /// Sum of all corrections and settlements, to compare an old level with a new word.
     adjusted: i128,
     heard: Option<LeaseId>,
+}
+
+/// What was taken within the last [`OVERTAKES`], or up to twice that.
+#[derive(Debug, Clone, Copy)]
+struct Recent {
+    since: Instant,
+    before: u64,
+    current: u64,
+}
+
+impl Recent {
+    const fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            before: 0,
+            current: 0,
+        }
+    }
+
+    fn add(&mut self, tokens: u64, now: Instant) {
+        let passed = now.saturating_duration_since(self.since);
+        if passed >= OVERTAKES {
+            let lately = passed < OVERTAKES * 2;
+            self.before = if lately { self.current } else { 0 };
+            self.current = 0;
+            self.since = now;
+        }
+        self.current = self.current.saturating_add(tokens);
+    }
+
+    fn sum(&self, now: Instant) -> u64 {
+        let passed = now.saturating_duration_since(self.since);
+        if passed >= OVERTAKES * 2 {
+            0
+        } else if passed >= OVERTAKES {
+            self.current
+        } else {
+            self.before.saturating_add(self.current)
+        }
+    }
 }
 
 /// An axis at the moment of a grant, after it was charged.
@@ -45,6 +93,9 @@ pub(super) struct Twin {
 pub(super) struct Mark {
     level: i64,
     adjusted: i128,
+    taken: u128,
+    /// What went out so shortly before that it may arrive after it.
+    before: u64,
     /// Reserved for others in flight, which the provider may not have charged yet.
     outstanding: u64,
     at: Instant,
@@ -76,6 +127,8 @@ impl Twin {
             burst,
             foreign: Foreign::default(),
             given_up: 0,
+            taken: 0,
+            recent: Recent::new(now),
             adjusted: 0,
             heard: None,
         })
@@ -103,9 +156,14 @@ impl Twin {
             self.burst.rested();
         }
         self.bucket.take(cost, now);
+        let before = self.recent.sum(now);
+        self.recent.add(cost, now);
+        self.taken += u128::from(cost);
         Mark {
             level: self.bucket.available(now),
             adjusted: self.adjusted,
+            taken: self.taken,
+            before,
             outstanding,
             at: now,
         }
@@ -167,7 +225,7 @@ impl Twin {
         }
         self.heard = Some(of.lease);
         if of.accepted {
-            self.accepted(axis, word, of);
+            self.accepted(axis, word, of, now);
         }
         let Some(raw) = self.implied(word) else {
             return;
@@ -184,9 +242,11 @@ impl Twin {
         // From what others took a second's wait follows at a time, and no more: a bucket that others
         // keep empty must not shut this process out.
         let least = then.min(-i128::from((self.limit / 60).max(1)));
-        let (low, high) = (then, then + uncharged + refunded);
+        let high = then + uncharged.max(i128::from(of.mark.before)) + refunded;
+        let low = then - self.overtaken(of);
         let target = raw.max(least);
-        let tolerance = i128::from((word.rounded_to / 2).saturating_add(1));
+        // Answers that turn out longer than expected are nobody else's either.
+        let tolerance = i128::from((word.rounded_to / 2).saturating_add(1)) + uncharged / 8;
         let by = if target < low {
             (target - low + tolerance).min(0)
         } else if target > high {
@@ -221,7 +281,9 @@ impl Twin {
             .filter(|&(missing, rounded_to)| missing > rounded_to)
             .map(|(missing, _)| missing);
         let spent = told.unwrap_or_else(|| u64::try_from(spent).unwrap_or(0));
+        let old = self.burst.tokens();
         let halved = self.burst.refused(of.lease, last, spent);
+        self.follow_burst(old, now);
         if halved && self.burst.tokens() == 1 {
             self.given_up = (self.given_up + SPACING).min(MOST_SPACING);
         }
@@ -229,7 +291,7 @@ impl Twin {
         self.empty(now);
     }
 
-    fn accepted(&mut self, axis: Axis, word: &AxisWord, of: &Of) {
+    fn accepted(&mut self, axis: Axis, word: &AxisWord, of: &Of, now: Instant) {
         let deficit = self
             .limit
             .saturating_sub(word.remaining.unwrap_or(self.limit));
@@ -240,8 +302,28 @@ impl Twin {
                 .saturating_sub(of.cost)
                 .saturating_sub(word.rounded_to),
         };
+        let old = self.burst.tokens();
         self.burst.proven(before);
         self.burst.accepted(of.mark.level, self.limit);
+        self.follow_burst(old, now);
+    }
+
+    /// What is missing stays the same when the brim moves, so the level moves along.
+    fn follow_burst(&mut self, old: u64, now: Instant) {
+        let by = i128::from(self.burst.tokens()) - i128::from(old);
+        if by != 0 {
+            self.set_rate(now);
+            self.bucket.shift(saturate(by), now);
+            self.adjusted = self.adjusted.saturating_add(by);
+        }
+    }
+
+    /// What went out so shortly after a lease that it may have arrived before it: no more than what was
+    /// there to go out.
+    fn overtaken(&self, of: &Of) -> i128 {
+        let after = i128::try_from(self.taken - of.mark.taken).unwrap_or(i128::MAX);
+        let on_the_way = i128::from(self.limit) * OVERTAKES.as_millis().cast_signed() / 60_000;
+        after.min(i128::from(of.mark.level.max(0)) + on_the_way)
     }
 
     /// How far the provider's bucket was below its brim.

@@ -33,7 +33,7 @@ impl Priority {
         }
     }
 
-    pub(super) const fn index(self) -> usize {
+    pub(in crate::policy) const fn index(self) -> usize {
         match self {
             Self::High => 0,
             Self::Normal => 1,
