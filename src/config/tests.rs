@@ -155,6 +155,9 @@ fn a_client_has_the_limits_that_it_is_given_and_else_everybodys() {
     assert_eq!(limits(&own.limits), [Some(7), Some(1_000), Some(2)]);
     assert_eq!(limits(&common.limits), [Some(60), Some(1_000), None]);
     assert_eq!(common.limits, gateway.limits);
+    let shown = "7 requests a minute, 1000 tokens a minute, 2 answers at once";
+    assert_eq!(own.limits.to_string(), shown);
+    assert_eq!(ClientLimits::default().to_string(), "no limit");
     assert!(!parse("").unwrap().gateway.limits.is_any());
 }
 
