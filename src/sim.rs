@@ -17,6 +17,8 @@ mod head;
 #[cfg(feature = "gateway")]
 pub mod http;
 pub mod memory;
+mod pool;
+mod ramp;
 pub mod recordings;
 mod reply;
 pub mod scenario;
@@ -41,8 +43,10 @@ pub use self::chunking::Chunking;
 pub use self::faults::{Fault, FaultKind};
 use self::head::Moment;
 use self::memory::MemoryTransport;
+use self::pool::Place;
 pub use self::scenario::{
-    Delay, InvalidScenario, ModelSettings, QuotaSettings, Settings, TokenRange,
+    Above, ConcurrencySettings, Delay, FastSettings, HeaderStyle, InvalidScenario, ModelSettings,
+    QuotaSettings, RampSettings, Settings, TokenRange,
 };
 use self::state::{Exchange, State};
 pub use self::stats::Stats;
@@ -147,6 +151,7 @@ impl Sim {
             label,
             fault: None,
             bill: None,
+            place: Place::default(),
             opened: false,
             done: false,
             output: 0,

@@ -27,6 +27,9 @@ pub struct Ask {
     pub route: Option<String>,
     /// Another profile than the route's.
     pub profile: Option<Profile>,
+    /// For whom it is: calls that wait for a quota share it by tenant, as `[tenants]` of the
+    /// configuration weighs them. None: the one tenant of all calls that name none.
+    pub tenant: Option<String>,
     /// Another delivery than the route's or the profile's.
     pub delivery: Option<Delivery>,
     /// Other time limits than the route's or the profile's. Connections are shared between calls, so
@@ -68,6 +71,7 @@ impl Ask {
             body,
             route: None,
             profile: None,
+            tenant: None,
             delivery: None,
             timeouts: None,
             client_retries: 0,

@@ -1,5 +1,6 @@
 //! What all attempts of one call share, and what each rung sends.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,16 +13,17 @@ use seawall_actors::verdict::Verdict;
 use tokio::time::Instant;
 
 use super::ask::{Ask, Endpoint, Meter};
-use super::expectation::Expectation;
+use super::expectation::{Expectation, Expected};
 use super::stream_ends::StreamEnds;
 use crate::config::OnDisconnect;
 use crate::delivery::Delivery;
 use crate::profile::{Profile, Timeouts};
+use crate::provider::anthropic::headers::Credential;
 use crate::provider::anthropic::stream::StreamWatch;
 use crate::provider::anthropic::usage::{Tokens, Usage};
-use crate::telemetry::{self, CallRecord, Spent, Telemetry};
+use crate::telemetry::{self, CallRecord, SpendCap, Spent, Telemetry};
 use crate::transport::{Request, Transport};
-use crate::verdict::{Timeout, judge_timeout};
+use crate::verdict::{Judged, LimitKind, Timeout, judge_timeout};
 
 /// Part of the time left that one attempt without streaming may use.
 const WHOLE_SHARE: f64 = 0.6;
@@ -87,11 +89,11 @@ pub(super) struct Prepared {
     pub(super) uri: Uri,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    pub(super) credential_source: Arc<str>,
+    pub(super) credential_source: Cow<'static, str>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) expectation: Arc<Expectation>,
-    /// The estimate that was reserved, before any correction.
-    pub(super) estimated_input: u64,
+    /// What it is expected to take.
+    pub(super) expected: Expected,
 }
 
 impl Prepared {
@@ -185,10 +187,28 @@ impl Exchange {
         }
     }
 
+    /// Says once for each stop that a spend cap is reached.
+    pub(super) fn alert(&self, rung: usize, judged: &Judged) {
+        let (Some(LimitKind::SpendCap { .. }), Some(stop_for)) = (judged.limit, judged.stop_for)
+        else {
+            return;
+        };
+        let Some(prepared) = self.rungs.get(rung) else {
+            return;
+        };
+        let credential = Credential::from_headers(&prepared.headers);
+        self.telemetry.spend_cap(&SpendCap {
+            fingerprint: credential.as_ref().map_or("", |c| c.fingerprint()),
+            target: &prepared.name,
+            advice: &judged.advice(&prepared.credential_source),
+            stop_for,
+        });
+    }
+
     /// Bills a whole answer to the models that wrote it.
     pub(super) fn bill(&self, prepared: &Prepared, usage: &Usage) {
         let tokens = usage.billed();
-        prepared.expectation.learn(prepared.estimated_input, tokens);
+        prepared.expectation.learn(&prepared.expected, tokens);
         let spent = self
             .telemetry
             .bill(prepared.model.as_ref(), &usage.billed_by_model(), true);

@@ -4,11 +4,12 @@
 //! through it, since each of these can fail or be limited on its own. Their number is bounded by
 //! the system, which lets go of those that nobody uses.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use http::Uri;
 use parking_lot::RwLock;
 use seawall_actors::error::{Rejected, Rejection, StartError};
 use seawall_actors::policy::circuit::CircuitSettings;
@@ -17,15 +18,18 @@ use seawall_actors::system::{QuotaSpec, System, Target, TargetSpec};
 
 use super::Shared;
 use super::ask::Endpoint;
-use super::expectation::{Expectation, FirstContent};
+use super::expectation::{Accuracy, Expectation, FirstContent};
+use super::preparation::address;
 use crate::config;
 use crate::error::Error;
 use crate::provider::anthropic::headers::Credential;
 use crate::provider::anthropic::quota_group;
 
 /// The targets that calls have used.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Targets {
+    /// Where each configured target takes messages.
+    messages: BTreeMap<String, Uri>,
     expectations: RwLock<HashMap<Arc<str>, Arc<Expectation>>>,
 }
 
@@ -34,10 +38,6 @@ const LONGEST_NAME: usize = 96;
 
 /// Most expectations kept; as many as a system holds targets.
 const MOST: usize = 1024;
-
-/// A limit that is learned is the provider's own, for a whole minute. Shorter bursts than that are
-/// only known to be enforced where the user says so.
-const LEARNED_BURST: Duration = Duration::from_secs(60);
 
 /// Part of the provider's burst that is used. The rest absorbs what reservations can't know: how
 /// long a request travels, and what the provider itself estimates before it counts.
@@ -48,6 +48,22 @@ const BURST_SHARE: f64 = 0.8;
 const QUEUE_SHARE: f64 = 0.3;
 
 impl Targets {
+    pub(super) fn new(config: &config::Config) -> Self {
+        let at = |(name, settings): (&String, &config::Target)| {
+            let address = address(&settings.base_url, &Endpoint::Messages, None);
+            Some((name.clone(), address.ok()?))
+        };
+        Self {
+            messages: config.targets.iter().filter_map(at).collect(),
+            expectations: RwLock::default(),
+        }
+    }
+
+    /// Where a configured target takes messages, if that is an address at all.
+    pub(super) fn messages_at(&self, name: &str) -> Option<Uri> {
+        self.messages.get(name).cloned()
+    }
+
     /// The actors' target for one model and credential of a configured one.
     pub(super) async fn resolve(
         &self,
@@ -94,6 +110,18 @@ impl Targets {
             .collect();
         usual.sort_by(|(a, _), (b, _)| a.cmp(b));
         usual
+    }
+
+    /// How well prompts are estimated, by target and class.
+    pub(super) fn accuracies(&self) -> Vec<(Arc<str>, Vec<Accuracy>)> {
+        let expectations = self.expectations.read();
+        let mut all: Vec<_> = expectations
+            .iter()
+            .map(|(name, expected)| (Arc::clone(name), expected.accuracy()))
+            .filter(|(_, accuracy)| !accuracy.is_empty())
+            .collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
     }
 
     fn expectation(&self, full: &str) -> Arc<Expectation> {
@@ -176,7 +204,7 @@ fn quota_name(
 fn spec_of(config: &config::Config, quota: Option<&config::QuotaSettings>) -> QuotaSpec {
     let Some(quota) = quota else {
         let settings = QuotaSettings {
-            burst: LEARNED_BURST,
+            find_burst: true,
             ..QuotaSettings::default()
         };
         return QuotaSpec {

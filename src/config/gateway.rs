@@ -149,8 +149,10 @@ fn cores() -> usize {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientKey {
-    /// The client's name in logs and metrics.
+    /// The client's name in logs and metrics. It is the tenant of its calls.
     pub name: String,
+    /// Whether its calls may be for another tenant, in `x-seawall-tenant`.
+    pub any_tenant: bool,
     /// What the client may use.
     pub limits: ClientLimits,
     sha256: [u8; 32],
@@ -250,11 +252,13 @@ fn read_keys(section: &Section<'_>, limits: &ClientLimits) -> (Vec<ClientKey>, b
     for entry in entries {
         let name = entry.parsed("name", |name| super::target::label(name).map(str::to_owned));
         let hash = entry.parsed("sha256", digest);
+        let any_tenant = entry.flag("any_tenant");
         let limits = ClientLimits::read(entry.section("limits"), limits);
         match (name, hash) {
             (Some(name), Some(hash)) => {
                 let key = ClientKey {
                     name: name.get_ref().clone(),
+                    any_tenant: any_tenant.is_some_and(toml::Spanned::into_inner),
                     limits,
                     sha256: *hash.get_ref(),
                 };

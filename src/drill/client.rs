@@ -14,11 +14,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Serialize;
 
 use super::DrillError;
+use super::load::Tenant;
 use super::scenario::Scenario;
+use crate::profile::Profile;
 use crate::transport::{Request, Transport};
 
 mod exchange;
 pub mod naive;
+pub mod processes;
 pub mod sdk;
 pub mod seawall;
 
@@ -58,9 +61,16 @@ pub struct CallPlan {
     pub max_tokens: u64,
     /// Whether the answer is asked for as a stream.
     pub stream: bool,
+    /// What the call is for, if it says so itself.
+    pub profile: Option<Profile>,
+    /// Whose it is, if it is anybody's.
+    pub tenant: Option<Tenant>,
     /// Time from now after which nobody waits for the answer.
     pub deadline: Duration,
 }
+
+/// What the number of a call stands after, at the beginning of its prompt.
+pub(super) const PROMPT_OPENING: &str = "Call ";
 
 #[derive(Serialize)]
 struct Prompt<'a> {
@@ -95,7 +105,7 @@ impl CallPlan {
             .saturating_sub(FRAME)
             .min(16 << 20);
         let chars = usize::try_from(chars).unwrap_or(0);
-        let mut text = format!("Call {:08}. ", self.id);
+        let mut text = format!("{PROMPT_OPENING}{:08}. ", self.id);
         text.extend(FILLER.chars().cycle().take(chars));
         text
     }
@@ -231,7 +241,7 @@ pub struct Wiring<'a> {
 /// [`DrillError::Client`] when the client refuses the scenario's settings.
 pub fn build(kind: ClientKind, wiring: &Wiring<'_>) -> Result<Arc<dyn Client>, DrillError> {
     match kind {
-        ClientKind::Seawall => Ok(Arc::new(seawall::Seawall::new(wiring)?)),
+        ClientKind::Seawall => Ok(Arc::new(processes::Processes::new(wiring)?)),
         ClientKind::Sdk => Ok(Arc::new(sdk::Sdk::new(wiring))),
         ClientKind::Naive => Ok(Arc::new(naive::Naive::new(wiring))),
     }
@@ -248,6 +258,8 @@ mod tests {
             input_tokens,
             max_tokens: 64,
             stream: false,
+            profile: None,
+            tenant: None,
             deadline: Duration::from_secs(1),
         }
     }

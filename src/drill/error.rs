@@ -15,7 +15,7 @@ pub enum DrillError {
         /// What was asked for.
         name: String,
         /// What there is.
-        known: Vec<&'static str>,
+        known: Vec<String>,
     },
     /// A scenario file could not be read.
     #[error("cannot read {}", path.display())]

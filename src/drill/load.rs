@@ -1,14 +1,19 @@
 //! Who asks what, when: the calls of a scenario, drawn once from the seed.
 //!
 //! An open load asks at its own pace, whatever the answers do: one call in each slot of `1 / rate`
-//! seconds, at a random moment in it. The load is drawn before the first client runs, so every
-//! client meets the same calls at the same moments.
+//! seconds, at a random moment in it. So does a mix, at a rate that follows from the provider's
+//! limits. The load is drawn before the first client runs, so every client meets the same calls at
+//! the same moments.
 
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
+
+pub use self::mix::{Class, Mix, Stage, Tenant};
+
+pub(super) mod mix;
 
 /// The calls of a scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +38,8 @@ pub enum Load {
         #[serde(with = "crate::duration")]
         start_over: Duration,
     },
+    /// Single calls of several classes and tenants, at a share of the provider's limits.
+    Mix(Mix),
 }
 
 /// One caller of a drill: a single call, or a run of steps.
@@ -42,6 +49,10 @@ pub struct Arrival {
     pub at: Duration,
     /// Calls that it makes, one after another.
     pub steps: u32,
+    /// The place of its class in the mix, if the load is one.
+    pub class: Option<usize>,
+    /// Its tenant, if the load has any.
+    pub tenant: Option<Tenant>,
 }
 
 impl Load {
@@ -51,69 +62,100 @@ impl Load {
         matches!(self, Self::Runs { .. })
     }
 
-    /// Calls made if all goes well.
+    /// The classes and tenants, if there are any.
     #[must_use]
-    pub fn calls(&self) -> u64 {
+    pub const fn mix(&self) -> Option<&Mix> {
         match self {
-            Self::Open { .. } => u64::try_from(self.slots()).unwrap_or(u64::MAX),
+            Self::Mix(mix) => Some(mix),
+            Self::Open { .. } | Self::Runs { .. } => None,
+        }
+    }
+
+    /// Calls made if all goes well, where the provider's limits allow `full` calls a second.
+    #[must_use]
+    pub fn calls(&self, full: f64) -> u64 {
+        match self {
+            Self::Open { .. } | Self::Mix(_) => {
+                let slots = self.stretches(full).into_iter().map(|(slots, _)| slots);
+                let slots = slots.fold(0, usize::saturating_add);
+                u64::try_from(slots).unwrap_or(u64::MAX)
+            }
             Self::Runs { runs, steps, .. } => u64::from(*runs) * u64::from(*steps),
         }
     }
 
     /// The time over which callers start.
     #[must_use]
-    pub const fn lasting(&self) -> Duration {
+    pub fn lasting(&self) -> Duration {
         match self {
             Self::Open { lasting, .. } => *lasting,
             Self::Runs { start_over, .. } => *start_over,
+            Self::Mix(mix) => mix.lasting(),
         }
     }
 
-    /// Every caller, by the time at which it starts.
+    /// Every caller, by the time at which it starts, where the provider's limits allow `full` calls a
+    /// second.
     #[must_use]
-    pub fn draw(&self, seed: u64) -> Vec<Arrival> {
+    pub fn draw(&self, seed: u64, full: f64) -> Vec<Arrival> {
         let mut rng = StdRng::seed_from_u64(seed);
-        let (slots, steps) = match self {
-            Self::Open { .. } => (self.slots(), 1),
-            Self::Runs { runs, steps, .. } => {
-                (usize::try_from(*runs).unwrap_or(usize::MAX), *steps)
-            }
+        let steps = match self {
+            Self::Open { .. } | Self::Mix(_) => 1,
+            Self::Runs { steps, .. } => *steps,
         };
-        let slot = self
-            .lasting()
-            .checked_div(u32::try_from(slots).unwrap_or(u32::MAX));
-        let mut at = Duration::ZERO;
-        let mut arrivals = Vec::with_capacity(slots);
-        for _ in 0..slots {
-            let slot = slot.unwrap_or_default();
-            arrivals.push(Arrival {
-                at: at + slot.mul_f64(rng.random::<f64>()),
-                steps,
-            });
-            at += slot;
+        let mut from = Duration::ZERO;
+        let mut arrivals = Vec::new();
+        for (slots, lasting) in self.stretches(full) {
+            let slot = lasting
+                .checked_div(u32::try_from(slots).unwrap_or(u32::MAX))
+                .unwrap_or_default();
+            let mut at = from;
+            for _ in 0..slots {
+                arrivals.push(Arrival {
+                    at: at + slot.mul_f64(rng.random::<f64>()),
+                    steps,
+                    class: self.mix().map(|mix| mix.class(&mut rng)),
+                    tenant: self.mix().map(|mix| mix.tenant(&mut rng)),
+                });
+                at += slot;
+            }
+            from = from.saturating_add(lasting);
         }
         arrivals
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "float-to-int casts saturate, and validation bounds the product"
-    )]
-    fn slots(&self) -> usize {
+    /// Callers and the time over which they start, stretch after stretch.
+    fn stretches(&self, full: f64) -> Vec<(usize, Duration)> {
         match self {
             Self::Open {
                 calls_per_second,
                 lasting,
-            } => (calls_per_second * lasting.as_secs_f64()).round() as usize,
-            Self::Runs { .. } => 0,
+            } => vec![(slots(*calls_per_second, *lasting), *lasting)],
+            Self::Runs {
+                runs, start_over, ..
+            } => vec![(usize::try_from(*runs).unwrap_or(usize::MAX), *start_over)],
+            Self::Mix(mix) => mix
+                .stages
+                .iter()
+                .map(|stage| (slots(stage.of_quota * full, stage.lasting), stage.lasting))
+                .collect(),
         }
     }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "float-to-int casts saturate, and validation bounds the product"
+)]
+fn slots(calls_per_second: f64, lasting: Duration) -> usize {
+    (calls_per_second * lasting.as_secs_f64()).round() as usize
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::Profile;
 
     #[test]
     fn an_open_load_asks_once_in_every_slot() {
@@ -121,15 +163,15 @@ mod tests {
             calls_per_second: 20.0,
             lasting: Duration::from_secs(180),
         };
-        let drawn = load.draw(1);
+        let drawn = load.draw(1, 0.0);
         assert_eq!(drawn.len(), 3_600);
-        assert_eq!(load.calls(), 3_600);
+        assert_eq!(load.calls(0.0), 3_600);
         for (slot, arrival) in (0_u32..).zip(&drawn) {
             let from = Duration::from_millis(50) * slot;
             assert!(arrival.at >= from && arrival.at <= from + Duration::from_millis(50));
         }
-        assert_eq!(drawn, load.draw(1));
-        assert_ne!(drawn, load.draw(2));
+        assert_eq!(drawn, load.draw(1, 0.0));
+        assert_ne!(drawn, load.draw(2, 0.0));
     }
 
     #[test]
@@ -139,8 +181,49 @@ mod tests {
             steps: 3,
             start_over: Duration::ZERO,
         };
-        let drawn = load.draw(1);
-        assert_eq!((drawn.len(), load.calls()), (300, 900));
+        let drawn = load.draw(1, 0.0);
+        assert_eq!((drawn.len(), load.calls(0.0)), (300, 900));
         assert!(drawn.iter().all(|a| a.at.is_zero() && a.steps == 3));
+    }
+
+    #[test]
+    fn a_mix_offers_its_shares_of_the_quota_to_classes_and_tenants() {
+        let class = |profile, share| Class {
+            profile,
+            share,
+            deadline: Duration::from_secs(30),
+        };
+        let stage = |of_quota, seconds| Stage {
+            of_quota,
+            lasting: Duration::from_secs(seconds),
+        };
+        let mix = Mix {
+            stages: vec![stage(1.2, 100), stage(0.0, 50), stage(3.0, 100)],
+            classes: vec![class(Profile::Interactive, 1.0), class(Profile::Batch, 3.0)],
+            tenants: 4,
+            flood: 0.2,
+        };
+        let load = Load::Mix(mix);
+        let drawn = load.draw(7, 10.0);
+        assert_eq!((drawn.len(), load.calls(10.0)), (4_200, 4_200));
+        assert_eq!(drawn, load.draw(7, 10.0));
+        let between = |from: u64, until: u64| {
+            let stretch = Duration::from_secs(from)..Duration::from_secs(until);
+            drawn.iter().filter(|a| stretch.contains(&a.at)).count()
+        };
+        assert_eq!(
+            (between(0, 100), between(100, 150), between(150, 250)),
+            (1_200, 0, 3_000)
+        );
+        let share = |chosen: &dyn Fn(&Arrival) -> bool| {
+            let chosen = u32::try_from(drawn.iter().filter(|a| chosen(a)).count()).unwrap();
+            f64::from(chosen) / 4_200.0
+        };
+        assert!((share(&|a| a.class == Some(0)) - 0.25).abs() < 0.03);
+        assert!((share(&|a| a.tenant == Some(Tenant::Flooding)) - 0.2).abs() < 0.03);
+        for number in 0..4 {
+            let equal = share(&|a| a.tenant == Some(Tenant::Equal(number)));
+            assert!((equal - 0.2).abs() < 0.03, "{number}: {equal}");
+        }
     }
 }

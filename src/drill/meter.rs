@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::client::PROMPT_OPENING;
 use crate::transport::{Body, Request, Response, Transport, TransportError};
 
 /// One attempt as the wire saw it.
@@ -25,6 +26,8 @@ pub struct AttemptRecord {
     pub started: Duration,
     /// When its last byte came, it broke, or its client left; `None` while it is under way.
     pub ended: Option<Duration>,
+    /// The call that it was made for, if its prompt says.
+    pub call: Option<u64>,
     /// The model it asked for.
     pub model: String,
     /// The status, once the headers came.
@@ -88,11 +91,12 @@ impl AttemptLog {
             .count()
     }
 
-    fn enter(&self, model: String) -> Entry {
+    fn enter(&self, model: String, call: Option<u64>) -> Entry {
         let mut records = self.records.lock();
         records.push(AttemptRecord {
             started: self.start.elapsed(),
             ended: None,
+            call,
             model,
             status: None,
             end: AttemptEnd::UnderWay,
@@ -123,7 +127,9 @@ impl Meter {
 impl Transport for Meter {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
         async move {
-            let mut entry = self.log.enter(model_of(&request.body));
+            let mut entry = self
+                .log
+                .enter(model_of(&request.body), call_of(&request.body));
             match self.inner.send(request).await {
                 Ok(Response {
                     status,
@@ -200,6 +206,19 @@ impl Stream for Metered {
     }
 }
 
+/// The number that every prompt of a drill begins with. Sought in the bytes: prompts are long, and
+/// it stands near their beginning.
+fn call_of(body: &[u8]) -> Option<u64> {
+    let opening = PROMPT_OPENING.as_bytes();
+    let at = body.windows(opening.len()).position(|w| w == opening)?;
+    let number = body.get(at + opening.len()..)?;
+    let digits = number.iter().take_while(|b| b.is_ascii_digit()).count();
+    std::str::from_utf8(number.get(..digits)?)
+        .ok()?
+        .parse()
+        .ok()
+}
+
 fn model_of(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Named<'a> {
@@ -261,6 +280,14 @@ mod tests {
             headers: HeaderMap::new(),
             body: Bytes::from(format!(r#"{{"max_tokens":1,"model":"{model}"}}"#)),
         }
+    }
+
+    #[test]
+    fn an_attempt_is_told_by_the_number_of_its_call() {
+        let body = |text: &str| format!(r#"{{"messages":[{{"content":"{text}"}}]}}"#);
+        assert_eq!(call_of(body("Call 00000042. wave ").as_bytes()), Some(42));
+        assert_eq!(call_of(body("Call for help").as_bytes()), None);
+        assert_eq!(call_of(body("hello").as_bytes()), None);
     }
 
     #[tokio::test(start_paused = true)]

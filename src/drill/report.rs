@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::score::Score;
-use super::table::{percent, span};
+use super::table::{percent, span, two_digits};
 use super::{DrillError, Report, ScenarioReport};
 
 mod plot;
@@ -78,7 +78,18 @@ while somebody wanted an answer. A dash: no such pause.</dd>\
 <dt>Recover</dt><dd>from the fault's end to the first whole answer of that model to an attempt sent \
 after it.</dd>\
 <dt>Waited</dt><dd>from the fault's end to the last answer for a call that was pending then.</dd>\
-<dt>Quota</dt><dd>admitted units over what the quota refills while any call was pending.</dd></dl>";
+<dt>Quota</dt><dd>admitted units over what the quota refills while any call was pending.</dd>\
+<dt>Lost</dt><dd>calls neither answered nor, before their deadline, refused with a time to come back.</dd>\
+<dt>In 10 s, per 1,000 later</dt><dd>429s to attempts of the first ten seconds, and to each thousand \
+later ones.</dd>\
+<dt>Of ideal</dt><dd>whole answers over those that the provider could have given at best while any call \
+was pending.</dd>\
+<dt>Finish</dt><dd>the last call's end over the time in which the provider could have served all calls at \
+best.</dd>\
+<dt>I/b wait</dt><dd>99th percentile of the waits of interactive calls over that of batch calls; a wait is \
+from the call to its first attempt, or without one to its end.</dd>\
+<dt>Fair</dt><dd>Jain's index of the answers of equal tenants: 1 when each got as many as the others.\
+</dd></dl>";
 
 fn stopped(report: &Report) -> &'static str {
     if report.interrupted {
@@ -145,7 +156,7 @@ fn section(report: &Report, seen: &ScenarioReport) -> Result<String, DrillError>
 
 type Cell = fn(&Score) -> String;
 
-const COLUMNS: [(&str, Cell); 17] = [
+const COLUMNS: [(&str, Cell); 24] = [
     ("calls", |s| s.calls.to_string()),
     ("success", |s| percent(s.success_rate)),
     ("runs", |s| {
@@ -155,13 +166,32 @@ const COLUMNS: [(&str, Cell); 17] = [
     }),
     ("degraded", |s| s.degraded.to_string()),
     ("refused", |s| s.refused.to_string()),
+    ("lost", |s| s.lost.to_string()),
     ("attempts", |s| s.attempts.to_string()),
     ("a call", |s| format!("{:.2}", s.attempts_per_call)),
     ("in fault", |s| {
         s.attempts_during_fault.map_or_else(dash, |n| n.to_string())
     }),
     ("429", |s| s.provider_429.to_string()),
+    ("in 10 s", |s| s.provider_429_first_10s.to_string()),
+    ("per 1,000 later", |s| {
+        s.provider_429_per_1000_after_10s
+            .map_or_else(dash, two_digits)
+    }),
     ("quota", |s| s.quota_used.map_or_else(dash, percent)),
+    ("of ideal", |s| {
+        s.throughput_over_ideal.map_or_else(dash, percent)
+    }),
+    ("finish", |s| {
+        s.finish_over_ideal.map_or_else(dash, two_digits)
+    }),
+    ("i/b wait", |s| {
+        s.interactive_p99_wait_over_batch
+            .map_or_else(dash, |share| format!("{share:.3}"))
+    }),
+    ("fair", |s| {
+        s.fairness.map_or_else(dash, |index| format!("{index:.3}"))
+    }),
     ("detect", |s| time(s.detect_ms)),
     ("recover", |s| time(s.recover_ms)),
     ("waited", |s| time(s.waiting_served_ms)),
@@ -177,16 +207,65 @@ fn table(seen: &ScenarioReport) -> String {
         "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Figures of {name}\"><table>\
          <caption>Figures of {name}</caption><thead><tr><th scope=\"col\">client</th>"
     );
-    for (head, _) in COLUMNS {
+    // A figure that nobody has here is no column.
+    let told = |cell: Cell| seen.clients.iter().any(|c| cell(&c.score) != dash());
+    let columns: Vec<_> = COLUMNS
+        .into_iter()
+        .filter(|(_, cell)| told(*cell))
+        .collect();
+    for (head, _) in &columns {
         let _ok = write!(out, "<th scope=\"col\">{head}</th>");
     }
     out.push_str("</tr></thead><tbody>");
     for client in &seen.clients {
         let _ok = write!(out, "<tr><th scope=\"row\">{}</th>", client.kind.as_str());
-        for (_, cell) in COLUMNS {
+        for (_, cell) in &columns {
             let _ok = write!(out, "<td>{}</td>", cell(&client.score));
         }
         out.push_str("</tr>");
+    }
+    out.push_str("</tbody></table></div>");
+    out.push_str(&classes(seen));
+    out
+}
+
+/// What became of each class of calls.
+fn classes(seen: &ScenarioReport) -> String {
+    if seen.scenario.load.mix().is_none() {
+        return String::new();
+    }
+    let name = escape(&seen.scenario.name);
+    let mut out = format!(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Classes of {name}\"><table>\
+         <caption>Classes of {name}</caption><thead><tr><th scope=\"col\">client</th>"
+    );
+    for head in [
+        "class",
+        "calls",
+        "answered",
+        "told to come back",
+        "lost",
+        "p50 wait",
+        "p99 wait",
+    ] {
+        let _ok = write!(out, "<th scope=\"col\">{head}</th>");
+    }
+    out.push_str("</tr></thead><tbody>");
+    for client in &seen.clients {
+        for (class, score) in client.score.classes.iter().flatten() {
+            let _ok = write!(
+                out,
+                "<tr><th scope=\"row\">{}</th><td>{class}</td><td>{}</td><td>{}</td><td>{}</td>\
+                 <td>{}</td><td>{}</td><td>{}</td></tr>",
+                client.kind.as_str(),
+                score.calls,
+                score.succeeded,
+                score.told_to_come_back,
+                score.lost,
+                time(score.p50_wait_ms),
+                time(score.p99_wait_ms),
+            );
+        }
     }
     out.push_str("</tbody></table></div>");
     out

@@ -43,7 +43,7 @@ pub(super) fn scenario(
             .clients
             .iter()
             .map(|&kind| {
-                let line = progress.line(&scenario.name, kind, scenario.load.calls());
+                let line = progress.line(&scenario.name, kind, scenario.calls());
                 (
                     kind,
                     scope.spawn(move || one_client(kind, scenario, options, line)),
@@ -108,7 +108,7 @@ async fn play(
     (options, caught): (&Options, Option<&Catcher>),
     line: Line,
 ) -> Result<(ClientReport, bool), DrillError> {
-    let arrivals = scenario.load.draw(options.seed);
+    let arrivals = scenario.arrivals(options.seed);
     let provider = Provider::open(scenario, options).await?;
     let start = Instant::now();
     let attempts = AttemptLog::new(start);
@@ -162,6 +162,8 @@ async fn play(
         fault: scenario.fault,
         quota: binding_quota(&stats),
         runs: scenario.load.is_runs().then_some(seen.runs),
+        mix: scenario.load.mix(),
+        ideal: scenario.ideal(),
         in_flight_at_end: left.fold(stats.in_flight, u64::max),
     });
     let report = ClientReport {

@@ -7,15 +7,18 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Serialize};
 
 use super::DrillError;
-use super::load::Load;
+use super::load::{Arrival, Class, Load, Mix, mix};
 use super::score::Figure;
 use crate::profile::Profile;
 use crate::sim;
 
 mod built_in;
+mod ideal;
+
+pub use self::ideal::Ideal;
 
 /// A scripted outage.
 #[derive(Debug, Clone, Deserialize)]
@@ -36,11 +39,18 @@ pub struct Scenario {
     #[serde(default = "Scenario::one_rung")]
     pub ladder: Vec<String>,
     /// Profile of the calls.
-    #[serde(default = "Scenario::agent_step", deserialize_with = "profile")]
+    #[serde(default = "Scenario::agent_step", deserialize_with = "mix::read")]
     pub profile: Profile,
-    /// Time after which the caller of one call, or of one step of a run, stops waiting.
+    /// Time after which the caller of one call, or of one step of a run, stops waiting. The classes of
+    /// a mix have their own.
     #[serde(with = "crate::duration")]
     pub deadline: Duration,
+    /// How many systems of the client share the calls, and nothing else: one provider sees them all.
+    #[serde(default = "Scenario::one_system")]
+    pub systems: u32,
+    /// Whether it is played in real time over loopback HTTP, also where nobody asks for that.
+    #[serde(default)]
+    pub real: bool,
     /// Limits that the client is configured with; absent, it has to learn them.
     #[serde(default)]
     pub limits: Option<Limits>,
@@ -170,11 +180,16 @@ impl Bar {
 /// Most calls that one scenario may make.
 const MOST_CALLS: u64 = 1_000_000;
 
+/// Most systems that one scenario may have.
+const MOST_SYSTEMS: u32 = 16;
+
 impl Scenario {
-    /// Every built-in scenario, in the order in which `seawall drill` plays them.
+    /// The built-in scenarios of virtual time, in the order in which `seawall drill` plays them.
     #[must_use]
     pub fn built_in() -> Vec<Self> {
-        built_in::all()
+        let mut all = built_in::all();
+        all.retain(|scenario| !scenario.real);
+        all
     }
 
     /// The built-in scenario of this name, else the scenario file at this path.
@@ -184,12 +199,13 @@ impl Scenario {
     /// [`DrillError::Unknown`], [`DrillError::Read`], [`DrillError::Parse`] or
     /// [`DrillError::Invalid`].
     pub fn find(name: &str) -> Result<Self, DrillError> {
-        if let Some(scenario) = Self::built_in().into_iter().find(|s| s.name == name) {
-            return Ok(scenario);
+        let mut built_in = built_in::all();
+        if let Some(place) = built_in.iter().position(|s| s.name == name) {
+            return Ok(built_in.swap_remove(place));
         }
         let path = Path::new(name);
         if !path.exists() {
-            let known = built_in::NAMES.to_vec();
+            let known = built_in.into_iter().map(|s| s.name).collect();
             return Err(DrillError::Unknown {
                 name: name.to_owned(),
                 known,
@@ -222,6 +238,34 @@ impl Scenario {
         self.ladder.first().map_or("", String::as_str)
     }
 
+    /// What the provider could serve at best; none without a limit on the first model.
+    #[must_use]
+    pub fn ideal(&self) -> Option<Ideal> {
+        Ideal::of(self)
+    }
+
+    /// Calls made if all goes well.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.load.calls(self.full_rate())
+    }
+
+    /// Every caller, by the time at which it starts.
+    #[must_use]
+    pub fn arrivals(&self, seed: u64) -> Vec<Arrival> {
+        self.load.draw(seed, self.full_rate())
+    }
+
+    /// The class of a caller, if the load has classes.
+    #[must_use]
+    pub fn class(&self, arrival: &Arrival) -> Option<&Class> {
+        self.load.mix()?.classes.get(arrival.class?)
+    }
+
+    fn full_rate(&self) -> f64 {
+        self.ideal().map_or(0.0, |ideal| ideal.calls_per_second)
+    }
+
     /// Checks what the types leave open.
     ///
     /// # Errors
@@ -247,8 +291,22 @@ impl Scenario {
             let value = format!("{:?}", self.load.lasting());
             return Err(invalid("load", value, "a day at most"));
         }
-        if !(1..=MOST_CALLS).contains(&self.load.calls()) {
-            let value = format!("{} calls", self.load.calls());
+        if let Some((field, value, allowed)) = self.load.mix().and_then(Mix::wrong) {
+            return Err(invalid(field, value, allowed));
+        }
+        if self.load.mix().is_some() && self.ideal().is_none() {
+            let value = "a share of no quota".to_owned();
+            return Err(invalid(
+                "load",
+                value,
+                "a provider that limits the first model",
+            ));
+        }
+        if !(1..=MOST_SYSTEMS).contains(&self.systems) {
+            return Err(invalid("systems", self.systems.to_string(), "1 to 16"));
+        }
+        if !(1..=MOST_CALLS).contains(&self.calls()) {
+            let value = format!("{} calls", self.calls());
             return Err(invalid("load", value, "1 to 1,000,000 calls"));
         }
         if let Some(window) = self.fault.filter(|window| window.from >= window.until) {
@@ -264,12 +322,10 @@ impl Scenario {
     fn one_rung() -> Vec<String> {
         vec![built_in::PRIMARY.to_owned()]
     }
-}
 
-fn profile<'de, D: Deserializer<'de>>(from: D) -> Result<Profile, D::Error> {
-    String::deserialize(from)?
-        .parse()
-        .map_err(de::Error::custom)
+    const fn one_system() -> u32 {
+        1
+    }
 }
 
 #[cfg(test)]
@@ -317,7 +373,7 @@ mod tests {
         let monday = Scenario::parse(FILE, Path::new("monday.toml")).unwrap();
         assert_eq!(monday.primary(), "claude-sonnet-5-5");
         assert_eq!(monday.profile, Profile::Interactive);
-        assert_eq!(monday.load.calls(), 160);
+        assert_eq!(monday.calls(), 160);
         assert_eq!(monday.request.max_tokens, 1_024);
         assert_eq!(monday.limits.unwrap().burst, Duration::from_secs(1));
         assert_eq!(monday.provider.faults.len(), 1);
@@ -351,6 +407,15 @@ mod tests {
         assert!(many.contains("1 to 1,000,000 calls"), "{many}");
         let none = refusal(&FILE.replace("calls_per_second = 4", "calls_per_second = nan"));
         assert!(none.contains("1 to 1,000,000 calls"), "{none}");
+        let mix = FILE.replace(
+            "kind = \"open\"\n        calls_per_second = 4\n        lasting = \"40s\"",
+            "kind = \"mix\"\n        stages = [{ of_quota = 1.2, lasting = \"40s\" }]\n        \
+             classes = [{ profile = \"batch\", share = 1, deadline = \"60s\" }]",
+        );
+        let unlimited = refusal(&mix.replace("network =", "quotas = []\n        network ="));
+        assert!(unlimited.contains("limits the first model"), "{unlimited}");
+        let alone = refusal(&FILE.replace("about =", "systems = 0\n        about ="));
+        assert!(alone.contains("1 to 16"), "{alone}");
         assert!(Scenario::find("nothing-like-it").unwrap_err().is_usage());
     }
 

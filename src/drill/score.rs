@@ -4,64 +4,30 @@
 //! the first model of the scenario's ladder; "the fault" is the scenario's `fault` window. A figure
 //! that has no meaning in a scenario is `null`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::client::Ended;
+use self::limits::{early_429, late_429, pending_time, quota_used};
+use super::load::Mix;
 use super::meter::AttemptRecord;
-use super::scenario::Window;
+use super::scenario::{Ideal, Window};
 
+pub mod call;
 mod figure;
+mod limits;
+mod shares;
 
-pub use figure::Figure;
+pub use self::call::{AT_ONCE, CallRecord};
+pub use self::figure::Figure;
+pub use self::shares::ClassScore;
 
 /// A pause in the attempts on the faulty target that counts as having noticed the fault.
 ///
 /// At the 20 calls a second of the built-in outages a client that noticed nothing has mean gaps of
 /// 50 ms, so that chance makes such a pause about once in 3 million gaps.
 pub const PAUSE: Duration = Duration::from_millis(750);
-
-/// A refusal later than this after the call was made is a failure, not a refusal at once.
-pub const AT_ONCE: Duration = Duration::from_millis(100);
-
-/// One call as its caller saw it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CallRecord {
-    /// When it was made, since the drill's start.
-    pub issued: Duration,
-    /// When its caller had an answer, an error, or enough of waiting.
-    pub ended: Duration,
-    /// How it ended.
-    pub end: Ended,
-}
-
-impl CallRecord {
-    /// Whether a whole answer came.
-    #[must_use]
-    pub const fn succeeded(&self) -> bool {
-        matches!(self.end, Ended::Answered { .. })
-    }
-
-    /// Whether a rung below the first gave the answer.
-    #[must_use]
-    pub const fn degraded(&self) -> bool {
-        matches!(self.end, Ended::Answered { rung: 1.. })
-    }
-
-    /// Whether the client refused it at once and said when to come back.
-    #[must_use]
-    pub fn refused(&self) -> bool {
-        matches!(self.end, Ended::Refused { retry_after } if !retry_after.is_zero())
-            && self.took() <= AT_ONCE
-    }
-
-    /// From the call to its end.
-    #[must_use]
-    pub const fn took(&self) -> Duration {
-        self.ended.saturating_sub(self.issued)
-    }
-}
 
 /// How a scenario's agent runs ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,6 +53,10 @@ pub struct Observed<'a> {
     pub quota: Option<(u64, u64)>,
     /// The agent runs, if the scenario has any.
     pub runs: Option<RunCount>,
+    /// The classes and tenants, if the scenario has any.
+    pub mix: Option<&'a Mix>,
+    /// What the provider could serve at best, if it has limits.
+    pub ideal: Option<Ideal>,
     /// What was still under way after everything had ended.
     pub in_flight_at_end: u64,
 }
@@ -118,6 +88,13 @@ pub struct Score {
     pub degraded_rate_during_fault: Option<f64>,
     /// Attempts that the provider answered with 429.
     pub provider_429: u64,
+    /// Those of attempts sent in the first 10 s.
+    pub provider_429_first_10s: u64,
+    /// For each thousand attempts sent later, those that were answered with 429.
+    pub provider_429_per_1000_after_10s: Option<f64>,
+    /// Calls neither answered nor, before their deadline, refused by the client with a time to come
+    /// back.
+    pub lost: u64,
     /// Admitted units of the binding quota axis over what it refills while any call was pending. The
     /// burst that the quota holds at the start can carry it a little over 1.
     pub quota_used: Option<f64>,
@@ -145,6 +122,17 @@ pub struct Score {
     pub runs_succeeded: Option<u64>,
     /// `runs_succeeded / runs`.
     pub run_success_rate: Option<f64>,
+    /// From the start to the last call's end, over the time in which the provider could have served all
+    /// the calls at best. Only of runs: an open load ends when it ends.
+    pub finish_over_ideal: Option<f64>,
+    /// Whole answers over those that the provider could have given at best while any call was pending.
+    pub throughput_over_ideal: Option<f64>,
+    /// 99th percentile of the waits of interactive calls over that of batch calls.
+    pub interactive_p99_wait_over_batch: Option<f64>,
+    /// Jain's index of the whole answers of equal tenants: 1 when each got as many as the others.
+    pub fairness: Option<f64>,
+    /// What became of the calls of each class.
+    pub classes: Option<BTreeMap<&'static str, ClassScore>>,
     /// Calls, permits and attempts still under way after every call had ended.
     pub in_flight_at_end: u64,
 }
@@ -157,17 +145,7 @@ impl Score {
         let succeeded = count(seen.calls, CallRecord::succeeded);
         let attempts = u64::try_from(seen.attempts.len()).unwrap_or(u64::MAX);
         let detect = seen.fault.and_then(|fault| detected(seen, fault));
-        let during = seen.fault.map(|fault| {
-            let made = |call: &CallRecord| fault.contains(call.issued);
-            let sent = |a: &&AttemptRecord| a.model == seen.primary && fault.contains(a.started);
-            let attempts = seen.attempts.iter().filter(sent).count();
-            let degraded = count(seen.calls, |call| made(call) && call.degraded());
-            (
-                count(seen.calls, made),
-                u64::try_from(attempts).unwrap_or(u64::MAX),
-                degraded,
-            )
-        });
+        let during = seen.fault.map(|fault| during(seen, fault));
         let all = latencies(seen.calls, |_| true);
         let healthy = seen
             .fault
@@ -192,6 +170,9 @@ impl Score {
             attempts_per_call_during_fault: during.and_then(|(c, a, _)| ratio(a, c)),
             degraded_rate_during_fault: during.and_then(|(c, _, d)| ratio(d, c)),
             provider_429: count(seen.attempts, |a| a.status == Some(429)),
+            provider_429_first_10s: early_429(seen.attempts),
+            provider_429_per_1000_after_10s: late_429(seen.attempts),
+            lost: count(seen.calls, CallRecord::lost),
             quota_used: seen
                 .quota
                 .and_then(|quota| quota_used(quota, pending_time(seen.calls))),
@@ -214,6 +195,11 @@ impl Score {
             run_success_rate: seen
                 .runs
                 .and_then(|runs| ratio(runs.succeeded, runs.started)),
+            finish_over_ideal: limits::finish(seen),
+            throughput_over_ideal: limits::throughput(seen, succeeded),
+            interactive_p99_wait_over_batch: shares::interactive_over_batch(seen),
+            fairness: seen.mix.and_then(|mix| shares::fairness(mix, seen.calls)),
+            classes: seen.mix.map(|mix| shares::classes(mix, seen)),
             in_flight_at_end: seen.in_flight_at_end,
         }
     }
@@ -230,7 +216,15 @@ impl Score {
             Figure::Provider429 => Some(float(self.provider_429)),
             Figure::Provider429Per1000Attempts => (self.attempts > 0)
                 .then(|| 1_000.0 * float(self.provider_429) / float(self.attempts)),
+            Figure::Provider429First10s => Some(float(self.provider_429_first_10s)),
+            Figure::Provider429Per1000After10s => self.provider_429_per_1000_after_10s,
             Figure::QuotaUsed => self.quota_used,
+            Figure::Lost => Some(float(self.lost)),
+            Figure::LostRate => ratio(self.lost, self.calls),
+            Figure::FinishOverIdeal => self.finish_over_ideal,
+            Figure::ThroughputOverIdeal => self.throughput_over_ideal,
+            Figure::InteractiveP99WaitOverBatch => self.interactive_p99_wait_over_batch,
+            Figure::Fairness => self.fairness,
             Figure::DetectMs => self.detect_ms.map(float),
             Figure::RecoverMs => self.recover_ms.map(float),
             Figure::WaitingServedMs => self.waiting_served_ms.map(float),
@@ -268,6 +262,17 @@ pub(super) fn latencies(
     took
 }
 
+/// Calls made in a fault, attempts on the faulty target, and calls that a lower rung answered.
+fn during(seen: &Observed<'_>, fault: Window) -> (u64, u64, u64) {
+    let made = |call: &CallRecord| fault.contains(call.issued);
+    let sent = |a: &AttemptRecord| a.model == seen.primary && fault.contains(a.started);
+    (
+        count(seen.calls, made),
+        count(seen.attempts, sent),
+        count(seen.calls, |call| made(call) && call.degraded()),
+    )
+}
+
 fn detected(seen: &Observed<'_>, fault: Window) -> Option<Duration> {
     let mut sent: Vec<_> = seen
         .attempts
@@ -301,23 +306,6 @@ fn waiting_served(calls: &[CallRecord], fault: Window) -> Option<Duration> {
         .max()
 }
 
-/// How long at least one call was pending.
-fn pending_time(calls: &[CallRecord]) -> Duration {
-    let mut spans: Vec<_> = calls.iter().map(|call| (call.issued, call.ended)).collect();
-    spans.sort_unstable();
-    let (mut total, mut reached) = (Duration::ZERO, Duration::ZERO);
-    for (from, until) in spans {
-        total = total.saturating_add(until.saturating_sub(from.max(reached)));
-        reached = reached.max(until);
-    }
-    total
-}
-
-fn quota_used((admitted, per_minute): (u64, u64), demand: Duration) -> Option<f64> {
-    let refilled = float(per_minute) * demand.as_secs_f64() / 60.0;
-    (refilled > 0.0).then(|| round(float(admitted) / refilled))
-}
-
 fn count<T>(all: &[T], chosen: impl Fn(&T) -> bool) -> u64 {
     u64::try_from(all.iter().filter(|one| chosen(one)).count()).unwrap_or(u64::MAX)
 }
@@ -340,177 +328,4 @@ fn millis(span: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::meter::AttemptEnd;
-    use super::*;
-
-    const FAULT: Window = Window {
-        from: Duration::from_secs(10),
-        until: Duration::from_secs(20),
-    };
-
-    fn ms(ms: u64) -> Duration {
-        Duration::from_millis(ms)
-    }
-
-    fn call(issued: u64, ended: u64, end: Ended) -> CallRecord {
-        CallRecord {
-            issued: ms(issued),
-            ended: ms(ended),
-            end,
-        }
-    }
-
-    fn answered(issued: u64, ended: u64) -> CallRecord {
-        call(issued, ended, Ended::Answered { rung: 0 })
-    }
-
-    fn attempt(started: u64, ended: u64, model: &str, status: u16) -> AttemptRecord {
-        AttemptRecord {
-            started: ms(started),
-            ended: Some(ms(ended)),
-            model: model.to_owned(),
-            status: Some(status),
-            end: AttemptEnd::Whole,
-        }
-    }
-
-    fn score(calls: &[CallRecord], attempts: &[AttemptRecord]) -> Score {
-        Score::of(&Observed {
-            calls,
-            attempts,
-            primary: "big",
-            fault: Some(FAULT),
-            quota: None,
-            runs: None,
-            in_flight_at_end: 0,
-        })
-    }
-
-    #[test]
-    fn an_outage_is_scored_from_the_two_logs() {
-        let failed = Ended::Failed { why: "status" };
-        let calls = [
-            answered(1_000, 2_000),
-            answered(2_000, 4_000),
-            call(10_100, 10_200, failed),
-            call(11_000, 11_900, Ended::Answered { rung: 1 }),
-            answered(12_000, 21_500),
-            answered(19_000, 23_000),
-            answered(21_000, 22_000),
-        ];
-        let attempts = [
-            attempt(1_000, 2_000, "big", 200),
-            attempt(2_000, 4_000, "big", 200),
-            attempt(10_100, 10_200, "big", 529),
-            attempt(10_600, 10_700, "big", 529),
-            attempt(11_000, 11_900, "small", 200),
-            attempt(14_000, 14_100, "big", 529),
-            attempt(20_400, 21_400, "big", 200),
-            attempt(21_000, 21_300, "big", 200),
-        ];
-        let score = score(&calls, &attempts);
-        assert_eq!((score.calls, score.succeeded, score.degraded), (7, 6, 1));
-        assert_eq!(score.success_rate, 0.857_143);
-        assert_eq!(score.attempts_per_call, 1.142_857);
-        assert_eq!(score.calls_during_fault, Some(4));
-        assert_eq!(score.attempts_during_fault, Some(3));
-        assert_eq!(score.attempts_per_call_during_fault, Some(0.75));
-        assert_eq!(score.degraded_rate_during_fault, Some(0.25));
-        assert_eq!(score.detect_ms, Some(600));
-        assert_eq!(score.recover_ms, Some(1_300));
-        assert_eq!(score.waiting_served_ms, Some(3_000));
-        assert_eq!(score.healthy_p99_ms, Some(2_000));
-        assert_eq!(score.p99_after_open_ms, Some(9_500));
-        assert_eq!((score.p50_ms, score.p99_ms), (Some(1_000), Some(9_500)));
-        assert_eq!(score.figure(Figure::P99AfterOpenOverHealthy), Some(4.75));
-        assert_eq!(score.figure(Figure::FailedOtherwise), Some(1.0));
-    }
-
-    #[test]
-    fn a_client_that_never_pauses_has_detected_nothing() {
-        let attempts: Vec<_> = (0..200)
-            .map(|n| attempt(10_000 + n * 50, 10_010 + n * 50, "big", 529))
-            .collect();
-        let calls: Vec<_> = (0..200)
-            .map(|n| {
-                call(
-                    10_000 + n * 50,
-                    10_010 + n * 50,
-                    Ended::Failed { why: "status" },
-                )
-            })
-            .collect();
-        let found = score(&calls, &attempts);
-        assert_eq!(found.detect_ms, None);
-        assert_eq!(found.recover_ms, None);
-        assert_eq!((found.p50_ms, found.p99_after_open_ms), (None, None));
-    }
-
-    #[test]
-    fn a_pause_in_which_nobody_wanted_anything_is_no_detection() {
-        let attempts = [
-            attempt(10_000, 10_100, "big", 529),
-            attempt(15_000, 15_100, "big", 529),
-        ];
-        let calls = [
-            call(10_000, 10_000, Ended::Failed { why: "status" }),
-            call(15_000, 19_900, Ended::Failed { why: "status" }),
-        ];
-        assert_eq!(score(&calls, &attempts).detect_ms, Some(5_000));
-    }
-
-    #[test]
-    fn only_an_immediate_refusal_with_a_hint_is_a_refusal() {
-        let refused = |retry_after| Ended::Refused {
-            retry_after: ms(retry_after),
-        };
-        let calls = [
-            call(0, 1, refused(3_000)),
-            call(0, 101, refused(3_000)),
-            call(0, 1, refused(0)),
-            answered(0, 900),
-        ];
-        let found = score(&calls, &[]);
-        assert_eq!((found.refused, found.succeeded), (1, 1));
-        assert_eq!(found.figure(Figure::FailedOtherwise), Some(2.0));
-    }
-
-    #[test]
-    fn quota_use_counts_only_time_in_which_somebody_waited() {
-        // Pending in 0..3 s and 10..13 s: 6 s at 60 a minute refill 6 units.
-        let calls = [
-            answered(0, 2_000),
-            answered(1_000, 3_000),
-            answered(10_000, 13_000),
-        ];
-        assert_eq!(pending_time(&calls), ms(6_000));
-        let seen = Observed {
-            calls: &calls,
-            attempts: &[],
-            primary: "big",
-            fault: None,
-            quota: Some((3, 60)),
-            runs: Some(RunCount {
-                started: 4,
-                succeeded: 1,
-            }),
-            in_flight_at_end: 2,
-        };
-        let found = Score::of(&seen);
-        assert_eq!(found.quota_used, Some(0.5));
-        assert_eq!(found.run_success_rate, Some(0.25));
-        assert_eq!(found.attempts_during_fault, None);
-        assert_eq!(found.figure(Figure::InFlightAtEnd), Some(2.0));
-        assert_eq!(Score::of(&Observed { calls: &[], ..seen }).quota_used, None);
-    }
-
-    #[test]
-    fn percentiles_are_nearest_rank() {
-        let sorted: Vec<_> = (1..=100).map(ms).collect();
-        assert_eq!(percentile(&sorted, 50), Some(50));
-        assert_eq!(percentile(&sorted, 99), Some(99));
-        assert_eq!(percentile(&sorted[..1], 50), Some(1));
-        assert_eq!(percentile(&[], 50), None);
-    }
-}
+mod tests;

@@ -6,32 +6,67 @@ use std::ops::Range;
 use super::score::Score;
 use super::{Report, ScenarioReport};
 
-const HEAD: [&str; 15] = [
-    "scenario", "client", "calls", "success", "runs", "degraded", "refused", "att/call",
-    "in fault", "429", "quota", "detect", "recover", "p50", "p99",
+const HEAD: [&str; 22] = [
+    "scenario",
+    "client",
+    "calls",
+    "success",
+    "runs",
+    "degraded",
+    "refused",
+    "lost",
+    "att/call",
+    "in fault",
+    "429",
+    "in 10s",
+    "/1k later",
+    "quota",
+    "of ideal",
+    "finish",
+    "i/b wait",
+    "fair",
+    "detect",
+    "recover",
+    "p50",
+    "p99",
 ];
 const TEXT_COLUMNS: usize = 2;
 const GAP: &str = "  ";
 
 /// Writes the table, then the bars that were missed, or that none was. With a `width`, in columns of
-/// a terminal, a table that is wider comes in parts, one below the other.
+/// a terminal, a table that is wider comes in parts, one below the other. A column in which nobody
+/// has a figure is left out.
 #[must_use]
 pub fn render(report: &Report, width: Option<usize>) -> String {
-    let mut rows = vec![HEAD.map(str::to_owned)];
+    let mut rows = Vec::new();
     let mut breaks = Vec::new();
     for scenario in &report.scenarios {
-        breaks.push(rows.len());
+        // The head is row 0.
+        breaks.push(rows.len() + 1);
         for client in &scenario.clients {
             rows.push(row(scenario, client.kind.as_str(), &client.score));
         }
     }
-    let widths: [usize; HEAD.len()] = std::array::from_fn(|column| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|c| c.chars().count())
-            .max()
-            .unwrap_or(0)
+    let told: [bool; HEAD.len()] = std::array::from_fn(|column| {
+        let mut cells = rows.iter().filter_map(|row| row.get(column));
+        column < TEXT_COLUMNS || cells.any(|cell| *cell != dash())
     });
+    let rows: Vec<Vec<String>> = std::iter::once(HEAD.map(str::to_owned))
+        .chain(rows)
+        .map(|row| {
+            let cells = row.into_iter().zip(told);
+            cells
+                .filter_map(|(cell, told)| told.then_some(cell))
+                .collect()
+        })
+        .collect();
+    let columns = rows.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            let cells = rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        })
+        .collect();
     let mut out = String::new();
     for part in parts(&widths, width.unwrap_or(usize::MAX)) {
         for (at, row) in rows.iter().enumerate() {
@@ -86,6 +121,7 @@ fn line(row: &[String], widths: &[usize], figures: Range<usize>) -> String {
 
 fn row(scenario: &ScenarioReport, client: &str, score: &Score) -> [String; HEAD.len()] {
     let runs = score.runs_succeeded.zip(score.runs);
+    let learning = score.throughput_over_ideal.map(|_limits| ());
     [
         scenario.scenario.name.clone(),
         client.to_owned(),
@@ -94,12 +130,25 @@ fn row(scenario: &ScenarioReport, client: &str, score: &Score) -> [String; HEAD.
         runs.map_or_else(dash, |(won, all)| format!("{won}/{all}")),
         score.degraded.to_string(),
         score.refused.to_string(),
+        score.lost.to_string(),
         format!("{:.2}", score.attempts_per_call),
         score
             .attempts_during_fault
             .map_or_else(dash, |n| n.to_string()),
         score.provider_429.to_string(),
+        learning.map_or_else(dash, |()| score.provider_429_first_10s.to_string()),
+        learning
+            .and(score.provider_429_per_1000_after_10s)
+            .map_or_else(dash, two_digits),
         score.quota_used.map_or_else(dash, percent),
+        score.throughput_over_ideal.map_or_else(dash, percent),
+        score.finish_over_ideal.map_or_else(dash, two_digits),
+        score
+            .interactive_p99_wait_over_batch
+            .map_or_else(dash, |share| format!("{share:.3}")),
+        score
+            .fairness
+            .map_or_else(dash, |index| format!("{index:.3}")),
         span(score.detect_ms),
         span(score.recover_ms),
         span(score.p50_ms),
@@ -147,6 +196,10 @@ fn verdict(report: &Report) -> String {
 
 fn dash() -> String {
     "-".to_owned()
+}
+
+pub(super) fn two_digits(value: f64) -> String {
+    format!("{value:.2}")
 }
 
 pub(super) fn percent(share: f64) -> String {

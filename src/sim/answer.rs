@@ -131,6 +131,9 @@ impl Answer {
         ),
         Ended,
     > {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.place.taken().await;
+        }
         pause(self.delay).await;
         let head = match self.opening {
             Opening::Head(head) => head,

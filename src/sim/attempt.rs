@@ -8,9 +8,9 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Head, Opening, Step};
-use super::buckets::Buckets;
 use super::faults::{self, Chosen, Fault, FaultKind};
 use super::head::{self, Moment};
+use super::pool::{Place, Pool};
 use super::reply::Reply;
 use super::state::{Bill, Exchange};
 use super::wire::Ask;
@@ -25,6 +25,7 @@ impl Sim {
             label: decided.label,
             fault: decided.fault,
             bill: decided.bill,
+            place: decided.place,
             opened: false,
             done: false,
             output: 0,
@@ -66,19 +67,20 @@ impl Sim {
             .quotas
             .iter()
             .position(|quota| quota.covers(&ask.model));
-        let mut buckets = quota.and_then(|place| state.buckets.get_mut(place));
+        let mut pool = quota.and_then(|place| state.pools.get_mut(place));
         // A slow answer is an answer: it counts under its fault only if nothing worse struck.
         let kind = fault.as_ref().or(slow.as_ref()).map(|fault| fault.kind);
         let done = |outcome, fault| Decided {
             label: label.clone(),
             fault,
             bill: None,
+            place: Place::default(),
             outcome,
         };
 
         let instead = fault
             .as_ref()
-            .and_then(|fault| self.struck(fault, ask, buckets.as_deref_mut(), moment));
+            .and_then(|fault| self.struck(fault, ask, pool.as_deref_mut(), moment));
         if let Some(outcome) = instead {
             return done(outcome, kind);
         }
@@ -87,15 +89,13 @@ impl Sim {
             let body = format!(r#"{{"input_tokens":{}}}"#, ask.input_tokens);
             return done(self.short(head::json(200, headers, &body), None), kind);
         }
-        if let Some(buckets) = buckets {
-            if let Err(refused) = buckets.admit(ask.estimated_tokens, now) {
-                let answer = head::limited(&refused, &ask.model, buckets, moment);
-                return done(self.short(answer, None), None);
-            }
-            head::rate_limits(&mut headers, buckets, moment);
-        }
+        let place = match admitted(ask, pool, &mut headers, moment) {
+            Ok(place) => place,
+            Err(answer) => return done(self.short(answer, None), None),
+        };
         let bill = Bill {
             quota,
+            fast: ask.fast,
             estimated: ask.estimated_tokens,
             counted: ask.input_tokens,
         };
@@ -110,6 +110,7 @@ impl Sim {
             label,
             fault: kind,
             bill: Some(bill),
+            place,
             outcome,
         }
     }
@@ -119,11 +120,11 @@ impl Sim {
         &self,
         fault: &Fault,
         ask: &Ask,
-        buckets: Option<&mut Buckets>,
+        pool: Option<&mut Pool>,
         moment: Moment,
     ) -> Option<Outcome> {
         if let Some(status) = fault.kind.status() {
-            return Some(self.short(head::faulty(fault, status, buckets, moment), fault.latency));
+            return Some(self.short(head::faulty(fault, status, pool, moment), fault.latency));
         }
         let whole = !ask.stream;
         match fault.kind {
@@ -136,7 +137,7 @@ impl Sim {
             FaultKind::PingOnly if whole => Some(Outcome::Nothing),
             FaultKind::HtmlPage => Some(self.short(head::welcome(moment), fault.latency)),
             FaultKind::StreamError if whole => {
-                Some(self.short(head::faulty(fault, 529, buckets, moment), None))
+                Some(self.short(head::faulty(fault, 529, pool, moment), None))
             }
             _ => None,
         }
@@ -218,11 +219,31 @@ impl Sim {
     }
 }
 
+/// Asks the limits, and tells them in the headers of the answer.
+fn admitted(
+    ask: &Ask,
+    pool: Option<&mut Pool>,
+    headers: &mut HeaderMap,
+    moment: Moment,
+) -> Result<Place, head::ErrorAnswer> {
+    let Some(pool) = pool else {
+        return Ok(Place::default());
+    };
+    match pool.admit(ask.estimated_tokens, ask.fast, moment.now) {
+        Ok(place) => {
+            head::limits::told(headers, pool, ask.fast, moment);
+            Ok(place)
+        }
+        Err(over) => Err(head::over(&over, ask, pool, moment)),
+    }
+}
+
 /// What was decided for an attempt while the state was locked.
 struct Decided {
     label: String,
     fault: Option<FaultKind>,
     bill: Option<Bill>,
+    place: Place,
     outcome: Outcome,
 }
 

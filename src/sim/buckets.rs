@@ -253,11 +253,11 @@ mod tests {
 
     fn quota(requests: u64, burst: Duration) -> QuotaSettings {
         QuotaSettings {
-            models: vec!["claude-".to_owned()],
             requests_per_minute: Some(requests),
             input_tokens_per_minute: Some(60_000),
             output_tokens_per_minute: Some(6_000),
             burst,
+            ..QuotaSettings::of("claude-")
         }
     }
 

@@ -1,17 +1,26 @@
 //! Status lines, headers and error bodies as the real provider and its edge send them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER, SERVER};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::Offset;
+use jiff::{Span, Timestamp};
 use rand::RngExt;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::answer::Head;
-use super::buckets::{Axis, Buckets, Refused};
+use super::buckets::Refused;
 use super::faults::{Fault, FaultKind};
+use super::pool::{Over, Pool};
+use super::scenario::HeaderStyle;
 use super::seed;
+use super::wire::Ask;
+
+pub(super) mod limits;
 
 /// The organisation that every credential belongs to.
 pub(super) const ORGANIZATION: &str = "00000000-0000-4000-8000-000000000000";
@@ -69,98 +78,6 @@ fn edge(moment: Moment) -> HeaderMap {
     headers
 }
 
-/// The rate-limit families. A limit that does not exist has none.
-pub(super) fn rate_limits(headers: &mut HeaderMap, buckets: &mut Buckets, moment: Moment) {
-    families(
-        headers,
-        [
-            &mut buckets.requests,
-            &mut buckets.input,
-            &mut buckets.output,
-        ],
-        |axis| {
-            let lacking = axis.full_in(moment.now);
-            (axis.remaining(moment.now), after(moment.wall, lacking))
-        },
-    );
-}
-
-/// The families of the 429 that can never succeed: everything left, and resets in 1970.
-fn untouched(headers: &mut HeaderMap, buckets: &mut Buckets) {
-    families(
-        headers,
-        [
-            &mut buckets.requests,
-            &mut buckets.input,
-            &mut buckets.output,
-        ],
-        |axis| (axis.limit, Timestamp::UNIX_EPOCH),
-    );
-}
-
-fn families(
-    headers: &mut HeaderMap,
-    [requests, input, output]: [&mut Option<Axis>; 3],
-    mut state: impl FnMut(&mut Axis) -> (u64, Timestamp),
-) {
-    let mut tokens: Option<(u64, u64, Timestamp)> = None;
-    let mut both = true;
-    for (name, axis) in [("input-tokens", input), ("output-tokens", output)] {
-        let Some(axis) = axis else {
-            both = false;
-            continue;
-        };
-        let (left, reset) = state(axis);
-        let left = thousands(left).min(axis.limit);
-        family(headers, name, axis.limit, left, reset);
-        tokens = Some(tokens.map_or((axis.limit, left, reset), |(l, r, t)| {
-            (
-                l.saturating_add(axis.limit),
-                r.saturating_add(left),
-                t.max(reset),
-            )
-        }));
-    }
-    if let Some(axis) = requests {
-        let (left, reset) = state(axis);
-        family(headers, "requests", axis.limit, left, reset);
-    }
-    if let (Some((limit, left, reset)), true) = (tokens, both) {
-        family(headers, "tokens", limit, left, reset);
-    }
-}
-
-fn family(headers: &mut HeaderMap, name: &str, limit: u64, left: u64, reset: Timestamp) {
-    for (suffix, value) in [
-        ("limit", limit.to_string()),
-        ("remaining", left.to_string()),
-        ("reset", reset.to_string()),
-    ] {
-        if let Ok(name) = HeaderName::try_from(format!("anthropic-ratelimit-{name}-{suffix}")) {
-            put(headers, name, &value);
-        }
-    }
-}
-
-/// Token counts are told in whole thousands.
-const fn thousands(tokens: u64) -> u64 {
-    tokens.saturating_add(500) / 1_000 * 1_000
-}
-
-/// A moment later than `wall`, in whole seconds, never too early.
-fn after(wall: Timestamp, wait: std::time::Duration) -> Timestamp {
-    let nanos = i128::try_from(wait.as_nanos()).unwrap_or(i128::MAX / 2);
-    let second = wall
-        .as_nanosecond()
-        .saturating_add(nanos)
-        .saturating_add(999_999_999)
-        .div_euclid(1_000_000_000);
-    i64::try_from(second)
-        .ok()
-        .and_then(|s| Timestamp::from_second(s).ok())
-        .unwrap_or(Timestamp::MAX)
-}
-
 /// An error answer: its head and its body.
 pub(super) type ErrorAnswer = (Head, Bytes);
 
@@ -168,20 +85,38 @@ pub(super) type ErrorAnswer = (Head, Bytes);
 pub(super) fn refusal(status: u16, message: &str, moment: Moment) -> ErrorAnswer {
     let mut headers = api(moment);
     retry_words(&mut headers, status, None, None);
-    json(status, headers, &error_json(status, message, moment))
+    json(status, headers, &error_json(status, message, None, moment))
 }
 
 /// The answer to a request over a limit.
-pub(super) fn limited(
-    refused: &Refused,
-    model: &str,
-    buckets: &mut Buckets,
-    moment: Moment,
-) -> ErrorAnswer {
+pub(super) fn over(over: &Over, ask: &Ask, pool: &mut Pool, moment: Moment) -> ErrorAnswer {
+    match over {
+        Over::Bucket(refused) => limited(refused, ask, pool, moment),
+        Over::Ramp(wait) => {
+            let headers = told(pool, ask.fast, moment);
+            grown_too_fast(headers, Some(*wait), moment)
+        }
+        Over::Concurrency => too_many_connections(moment),
+        Over::Capacity => {
+            let mut headers = api(moment);
+            retry_words(&mut headers, 529, None, None);
+            let error = error_json(529, message_of(529), None, moment);
+            json(529, headers, &error)
+        }
+    }
+}
+
+fn told(pool: &mut Pool, fast: bool, moment: Moment) -> HeaderMap {
+    let mut headers = api(moment);
+    limits::told(&mut headers, pool, fast, moment);
+    headers
+}
+
+fn limited(refused: &Refused, ask: &Ask, pool: &mut Pool, moment: Moment) -> ErrorAnswer {
     let mut headers = api(moment);
     match refused.wait {
-        Some(_) => rate_limits(&mut headers, buckets, moment),
-        None => untouched(&mut headers, buckets),
+        Some(_) => limits::told(&mut headers, pool, ask.fast, moment),
+        None => limits::untouched(&mut headers, pool),
     }
     retry_words(
         &mut headers,
@@ -189,19 +124,62 @@ pub(super) fn limited(
         refused.wait,
         Some(refused.wait.is_some()),
     );
+    if let (HeaderStyle::OpenAi, Some(wait)) = (pool.style, refused.wait) {
+        let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        headers.insert("retry-after-ms", HeaderValue::from(millis));
+    }
     let message = format!(
-        "This request would exceed your organization's rate limit of {} {} per minute (org: {ORGANIZATION}, model: {model}).",
+        "This request would exceed your organization's rate limit of {} {} per minute (org: {ORGANIZATION}, model: {}).",
         grouped(refused.limit),
-        refused.axis
+        refused.axis,
+        ask.model,
     );
-    json(429, headers, &error_json(429, &message, moment))
+    json(429, headers, &error_json(429, &message, None, moment))
+}
+
+/// The 429 of a limit on growth.
+fn grown_too_fast(mut headers: HeaderMap, wait: Option<Duration>, moment: Moment) -> ErrorAnswer {
+    retry_words(&mut headers, 429, wait, None);
+    let message = "This request would exceed the limit that caps how fast usage can grow. Retry after the time in `retry-after`.";
+    let code = Some("ramp_limit_exceeded");
+    json(429, headers, &error_json(429, message, code, moment))
+}
+
+/// The 429 that tells neither a time nor a limit.
+fn too_many_connections(moment: Moment) -> ErrorAnswer {
+    let mut headers = api(moment);
+    retry_words(&mut headers, 429, None, None);
+    let message = "Number of concurrent connections has exceeded your rate limit. Please try again later or contact sales at https://www.anthropic.com/contact-sales to discuss your options for a rate limit increase.";
+    json(429, headers, &error_json(429, message, None, moment))
+}
+
+/// The 429 of a tier's monthly spend cap: it ends with the month, and no header says so.
+fn spent(should_retry: Option<bool>, moment: Moment) -> ErrorAnswer {
+    let mut headers = api(moment);
+    // What Anthropic's own gateway answers with; a recording there is not.
+    retry_words(&mut headers, 429, None, Some(should_retry.unwrap_or(false)));
+    let message = format!(
+        "You have reached your API usage limits for this month. You will regain access on {} at 00:00 UTC.",
+        next_month(moment.wall).strftime("%Y-%m-%d")
+    );
+    let code = Some("enforced_spend_limit_reached");
+    json(429, headers, &error_json(429, &message, code, moment))
+}
+
+/// The first day of the month after.
+fn next_month(wall: Timestamp) -> Date {
+    let today = Offset::UTC.to_datetime(wall).date();
+    let first = today.first_of_month();
+    first
+        .checked_add(Span::new().months(1))
+        .unwrap_or(Date::MAX)
 }
 
 /// The answer of a fault that answers with a status.
 pub(super) fn faulty(
     fault: &Fault,
     status: u16,
-    buckets: Option<&mut Buckets>,
+    pool: Option<&mut Pool>,
     moment: Moment,
 ) -> ErrorAnswer {
     match fault.kind {
@@ -211,21 +189,27 @@ pub(super) fn faulty(
             let body = r#"{"error":{"type":"request_too_large","message":"Request exceeds the maximum size"}}"#;
             return json(status, edge(moment), body);
         }
+        FaultKind::SpendCap => return spent(fault.should_retry, moment),
+        FaultKind::ConcurrentConnections => return too_many_connections(moment),
+        FaultKind::RampLimited => {
+            let headers = pool.map_or_else(|| api(moment), |pool| told(pool, false, moment));
+            return grown_too_fast(headers, fault.retry_after, moment);
+        }
         _ => {}
     }
     let mut headers = api(moment);
-    if let (FaultKind::RateLimited, Some(buckets)) = (fault.kind, buckets) {
+    if let (FaultKind::RateLimited, Some(pool)) = (fault.kind, pool) {
         if fault.should_retry == Some(false) {
-            untouched(&mut headers, buckets);
+            limits::untouched(&mut headers, pool);
         } else {
-            rate_limits(&mut headers, buckets, moment);
+            limits::told(&mut headers, pool, false, moment);
         }
     }
     retry_words(&mut headers, status, fault.retry_after, fault.should_retry);
     json(
         status,
         headers,
-        &error_json(status, message_of(status), moment),
+        &error_json(status, message_of(status), None, moment),
     )
 }
 
@@ -236,7 +220,7 @@ pub(super) const STREAM_ERROR: &str =
 fn retry_words(
     headers: &mut HeaderMap,
     status: u16,
-    retry_after: Option<std::time::Duration>,
+    retry_after: Option<Duration>,
     should_retry: Option<bool>,
 ) {
     // What recordings show with each status; 500 came with `false`.
@@ -280,7 +264,7 @@ fn typed(status: u16, mut headers: HeaderMap, kind: &'static str, body: &str) ->
     )
 }
 
-fn error_json(status: u16, message: &str, moment: Moment) -> String {
+fn error_json(status: u16, message: &str, code: Option<&str>, moment: Moment) -> String {
     let kind = match status {
         401 => "authentication_error",
         402 => "billing_error",
@@ -295,8 +279,11 @@ fn error_json(status: u16, message: &str, moment: Moment) -> String {
     };
     let message = Value::from(message);
     let request = id("req_", moment.seed);
+    let details = code.map_or_else(String::new, |code| {
+        format!(r#","details":{{"error_code":"{code}"}}"#)
+    });
     format!(
-        r#"{{"type":"error","error":{{"type":"{kind}","message":{message}}},"request_id":"{request}"}}"#
+        r#"{{"type":"error","error":{{"type":"{kind}","message":{message}{details}}},"request_id":"{request}"}}"#
     )
 }
 

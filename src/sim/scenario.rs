@@ -4,6 +4,7 @@
 //! Durations read as in [`crate::duration`]; a range is written `"300ms..900ms"` or `"50..400"`,
 //! both ends included.
 
+mod quota;
 mod range;
 
 use std::fmt;
@@ -11,10 +12,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::quota::{
+    Above, ConcurrencySettings, FastSettings, HeaderStyle, QuotaSettings, RampSettings,
+};
 pub use self::range::{Delay, TokenRange};
 use super::chunking::Chunking;
 use super::faults::Fault;
-use crate::duration::{self, Humane};
+use crate::duration;
 
 /// A simulated provider: the scenario file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -65,11 +69,10 @@ impl Default for Settings {
             .map(ModelSettings::of)
             .into(),
             quotas: vec![QuotaSettings {
-                models: vec!["claude-".to_owned()],
                 requests_per_minute: Some(1_000_000_000),
                 input_tokens_per_minute: Some(1_000_000_000_000),
                 output_tokens_per_minute: Some(1_000_000_000_000),
-                burst: MINUTE,
+                ..QuotaSettings::of("claude-")
             }],
             faults: Vec::new(),
         }
@@ -212,71 +215,6 @@ impl ModelSettings {
             "1 to 10000",
         )
     }
-}
-
-/// The limits of one model group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct QuotaSettings {
-    /// Beginnings of the names of the models that share it.
-    pub models: Vec<String>,
-    /// Requests a minute; absent: no limit and no header.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub requests_per_minute: Option<u64>,
-    /// Input tokens a minute.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub input_tokens_per_minute: Option<u64>,
-    /// Output tokens a minute.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub output_tokens_per_minute: Option<u64>,
-    /// How much may come at once, in time's worth of the rate: `"1s"` enforces short bursts.
-    #[serde(default = "whole_minute", with = "duration")]
-    pub burst: Duration,
-}
-
-impl QuotaSettings {
-    /// Whether a model shares this quota.
-    #[must_use]
-    pub fn covers(&self, model: &str) -> bool {
-        self.models
-            .iter()
-            .any(|prefix| model.starts_with(prefix.as_str()))
-    }
-
-    fn validate(&self, at: &str) -> Result<(), InvalidScenario> {
-        require(
-            !self.models.is_empty(),
-            || format!("{at}.models"),
-            "[]",
-            "at least one beginning of a model's name",
-        )?;
-        let axes = [
-            ("requests_per_minute", self.requests_per_minute),
-            ("input_tokens_per_minute", self.input_tokens_per_minute),
-            ("output_tokens_per_minute", self.output_tokens_per_minute),
-        ];
-        for (name, value) in axes {
-            let value = value.unwrap_or(1);
-            require(
-                (1..=1_000_000_000_000).contains(&value),
-                || format!("{at}.{name}"),
-                value,
-                "1 to 1000000000000",
-            )?;
-        }
-        require(
-            self.burst >= Duration::from_millis(1) && self.burst <= MINUTE,
-            || format!("{at}.burst"),
-            Humane(self.burst),
-            "1ms to 1m",
-        )
-    }
-}
-
-const MINUTE: Duration = Duration::from_mins(1);
-
-const fn whole_minute() -> Duration {
-    MINUTE
 }
 
 /// A scenario that cannot run.

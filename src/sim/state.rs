@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Sim;
-use super::buckets::{Axis, Buckets};
+use super::buckets::Axis;
 use super::faults::{Fault, FaultKind};
 use super::head::Moment;
+use super::pool::{Place, Pool};
 use super::scenario::Settings;
 use super::stats::{AxisStats, QuotaStats, Stats};
 
@@ -22,6 +23,7 @@ const REMEMBERED: usize = 65_536;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bill {
     pub(super) quota: Option<usize>,
+    pub(super) fast: bool,
     pub(super) estimated: u64,
     pub(super) counted: u64,
 }
@@ -33,6 +35,7 @@ pub(super) struct Exchange {
     pub(super) label: String,
     pub(super) fault: Option<FaultKind>,
     pub(super) bill: Option<Bill>,
+    pub(super) place: Place,
     pub(super) opened: bool,
     pub(super) done: bool,
     pub(super) output: u64,
@@ -46,7 +49,8 @@ impl Exchange {
         let state = &mut *guard;
         state.stats.answer(&self.label, Some(status), self.fault);
         if let Some(bill) = self.bill {
-            if let Some(buckets) = bill.quota.and_then(|place| state.buckets.get_mut(place)) {
+            if let Some(pool) = bill.quota.and_then(|place| state.pools.get_mut(place)) {
+                let buckets = pool.buckets(bill.fast);
                 buckets.correct(bill.estimated, bill.counted, Instant::now());
             }
             state.stats.charged(&self.label, bill.counted, 0);
@@ -60,9 +64,10 @@ impl Exchange {
         self.output += tokens;
         let mut guard = self.sim.state.lock();
         let state = &mut *guard;
-        let quota = self.bill.and_then(|bill| bill.quota);
-        if let Some(buckets) = quota.and_then(|place| state.buckets.get_mut(place)) {
-            buckets.produced(tokens, Instant::now());
+        if let Some(bill) = self.bill
+            && let Some(pool) = bill.quota.and_then(|place| state.pools.get_mut(place))
+        {
+            pool.buckets(bill.fast).produced(tokens, Instant::now());
         }
         state.stats.charged(&self.label, 0, tokens);
     }
@@ -105,7 +110,7 @@ pub(super) struct State {
     /// The calendar at the moment `wall_at`.
     pub(super) wall: Timestamp,
     pub(super) wall_at: Instant,
-    pub(super) buckets: Vec<Buckets>,
+    pub(super) pools: Vec<Pool>,
     pub(super) seen: Seen,
     pub(super) stats: Stats,
 }
@@ -117,10 +122,10 @@ impl State {
             faults_since: now,
             wall: Timestamp::from_second(EPOCH).unwrap_or(Timestamp::UNIX_EPOCH),
             wall_at: now,
-            buckets: settings
+            pools: settings
                 .quotas
                 .iter()
-                .map(|quota| Buckets::new(quota, now))
+                .map(|quota| Pool::new(quota, now))
                 .collect(),
             seen: Seen::default(),
             stats: Stats::default(),
@@ -162,12 +167,12 @@ impl State {
         let quotas = settings
             .quotas
             .iter()
-            .zip(&self.buckets)
-            .map(|(quota, buckets)| QuotaStats {
+            .zip(&self.pools)
+            .map(|(quota, pool)| QuotaStats {
                 models: quota.models.clone(),
-                requests: axis(&buckets.requests),
-                input_tokens: axis(&buckets.input),
-                output_tokens: axis(&buckets.output),
+                requests: axis(&pool.usual.requests),
+                input_tokens: axis(&pool.usual.input),
+                output_tokens: axis(&pool.usual.output),
             });
         Stats {
             quotas: quotas.collect(),

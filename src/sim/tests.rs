@@ -312,11 +312,11 @@ async fn the_models_endpoint_the_greeting_and_unknown_paths_answer_as_they_shoul
 fn limited() -> Settings {
     Settings {
         quotas: vec![QuotaSettings {
-            models: vec!["claude-".to_owned()],
             requests_per_minute: Some(60),
             input_tokens_per_minute: Some(50_000),
             output_tokens_per_minute: Some(10_000),
             burst: Duration::from_secs(1),
+            ..QuotaSettings::of("claude-")
         }],
         ..Settings::default()
     }

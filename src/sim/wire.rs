@@ -47,6 +47,8 @@ pub(super) struct Ask {
     pub(super) tag: u64,
     pub(super) max_tokens: u64,
     pub(super) stream: bool,
+    /// Whether the fast mode is asked for.
+    pub(super) fast: bool,
     pub(super) input_tokens: u64,
     /// What the provider guesses before it has counted.
     pub(super) estimated_tokens: u64,
@@ -192,6 +194,7 @@ fn ask(body: &Body<'_>, model: &str, size: usize, dialect: Dialect) -> Result<As
                 .as_ref()
                 .and_then(Value::as_bool)
                 .unwrap_or(false),
+        fast: body.speed.as_ref().and_then(Value::as_str) == Some("fast"),
         input_tokens,
         estimated_tokens: u64::try_from(size.div_ceil(4))
             .unwrap_or(u64::MAX / 2)

@@ -43,6 +43,8 @@ mod served;
 #[cfg(test)]
 mod sim_faults;
 #[cfg(test)]
+mod spend_cap;
+#[cfg(test)]
 mod stacked_retries;
 #[cfg(test)]
 mod stale_connections;

@@ -10,6 +10,10 @@
 //! threshold at the 95th percentile already gives up 7 % of a half-loaded server. Latency grows with
 //! the length of an answer, so it can't be the signal at all where answers are generated.
 //!
+//! An overloaded answer says less than a refusal, since it speaks of everybody's load: two of them, and
+//! more than a tenth of what ends within one round trip, are a loss. A cut for each of a few percent
+//! would hold a healthy load of 30 at a time down to 6.
+//!
 //! Failure mode: a capacity that falls while less than half of the limit is in use is not noticed by
 //! the limit until the load comes back. What is lost until then is for retries and the breaker.
 
@@ -56,6 +60,9 @@ pub enum Leaving {
     Success,
     /// The target had no room for it, or left it without an answer in time.
     Lost,
+    /// The target had too much to do, with everybody's load and not only this one's: a loss where it
+    /// is more than [a tenth](AdaptiveConcurrency) of a round trip's.
+    Overloaded,
     /// It says nothing about room: the caller left, the request was wrong, the network failed.
     Neutral,
 }
@@ -79,6 +86,9 @@ pub struct AdaptiveConcurrency {
     in_flight: u32,
     cuts: u64,
     lost_at: Option<Instant>,
+    /// What has ended in this round of as many as the limit, and how many of them were overloaded.
+    ended: u32,
+    overloaded: u32,
 }
 
 /// Parts of one attempt: growth by `1 / limit` must not be lost to rounding, even at the largest limit.
@@ -87,6 +97,9 @@ const LARGEST: u32 = 1_000_000;
 /// What a loss leaves of the limit. TCP's half would give up too much for a loss that is often no
 /// congestion (RFC 9438 §4.6 takes 0.7 too).
 const KEPT_TENTHS: u64 = 7;
+
+/// One overloaded answer may be chance.
+const LEAST_OVERLOADED: u32 = 2;
 
 impl AdaptiveConcurrency {
     /// Makes a limit that has seen nothing yet.
@@ -123,6 +136,8 @@ impl AdaptiveConcurrency {
             in_flight: 0,
             cuts: 0,
             lost_at: None,
+            ended: 0,
+            overloaded: 0,
         })
     }
 
@@ -166,7 +181,17 @@ impl AdaptiveConcurrency {
         match leaving {
             Leaving::Success => self.opened(&mut slot, now),
             Leaving::Lost => self.lose(&slot, now),
+            Leaving::Overloaded => {
+                self.overloaded += 1;
+                if self.overloaded >= LEAST_OVERLOADED && self.overloaded * 10 > self.limit() {
+                    self.lose(&slot, now);
+                }
+            }
             Leaving::Neutral => {}
+        }
+        self.ended += 1;
+        if self.ended >= self.limit() {
+            (self.ended, self.overloaded) = (0, 0);
         }
         self.in_flight = self.in_flight.saturating_sub(1);
     }

@@ -26,9 +26,18 @@ Scenarios:
   flaky           200 agent runs of 10 steps while 15 % of all attempts fail
   brownout        the first content takes up to 30 s instead of half a second
   mixed           five minutes with a little of everything
+  limits-120      120 % of a quota of which nobody has told the client; limits-300 300 %
+  limits-input    the same where input tokens are the limit; limits-output output tokens
+  launch          100 agents of 3 steps at once against limits that nobody has told the client
+  settlement      calls that ask for ten times the output tokens that they get
+  two-processes   two systems on one quota, with short bursts; two-processes-minute with long ones
+  ramp            a provider that refuses sudden growth
+  no-headers      a provider that is full at 12 requests and says nothing about limits
+  limits-real     limits-120 and then limits-300 over loopback HTTP, in a minute and a half of real \
+time; only by its name
 
 In virtual time each takes about a second; with --real a scenario takes as long as it says, all of \
-them about half an hour. Ctrl-C ends a drill early and prints what was seen until then; a second one \
+them more than an hour. Ctrl-C ends a drill early and prints what was seen until then; a second one \
 ends it at once.
 
 Examples:
@@ -79,9 +88,10 @@ pub(crate) async fn run(args: DrillArgs) -> ExitCode {
         }
     };
     let (stop, stopped) = watch::channel(false);
+    let needs_real = scenarios.iter().any(|scenario| scenario.real);
     let mut options = Options::new(scenarios, args.seed);
     options.progress = true;
-    options.real = args.real.then(Loopback::http);
+    options.real = (args.real || needs_real).then(Loopback::http);
     options.stop = Some(stopped);
     // Each client of a drill drives a runtime of its own, which can't be done from inside another.
     let drill = tokio::task::spawn_blocking(move || drill::run(&options));

@@ -11,6 +11,7 @@ fn attempt(model: &str, status: Option<u16>, end: AttemptEnd) -> AttemptRecord {
     AttemptRecord {
         started: Duration::ZERO,
         ended: Some(Duration::ZERO),
+        call: None,
         model: model.to_owned(),
         status,
         end,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
+use http::HeaderValue;
 use seawall_actors::error::Rejected;
 use seawall_actors::verdict::{Again, Blame, Verdict};
 use tokio::sync::OnceCell;
@@ -19,8 +20,10 @@ use crate::client::ask::{Ask, ReplyBody, ReplyStream};
 use crate::client::step::{StepError, StepFailure, StepSettings};
 use crate::config::{Config, Environment, Overrides};
 use crate::drill::DrillError;
+use crate::drill::load::Tenant;
 use crate::drill::scenario::Scenario;
 use crate::error::Error;
+use crate::profile::Timeouts;
 use crate::provider::anthropic::stream::{End, StreamWatch};
 use crate::transport::Transport;
 use crate::transport::sse::SseDecoder;
@@ -135,7 +138,15 @@ impl Shared {
     async fn call_on(&self, runtime: &Runtime, plan: &CallPlan) -> Result<usize, Missed> {
         let request = plan.request(&self.endpoint, plan.model());
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let ask = Ask::messages(request.headers, request.body);
+        let mut ask = Ask::messages(request.headers, request.body);
+        if let Some(profile) = plan.profile {
+            ask.profile = Some(profile);
+            ask.timeouts = Some(Timeouts {
+                total: plan.deadline,
+                ..profile.timeouts()
+            });
+        }
+        let ask = on_behalf(ask, plan.tenant);
         let reply = runtime.forward(ask).await.map_err(|error| Missed {
             ended: ended(&error),
             verdict: error.verdict(),
@@ -174,7 +185,7 @@ impl Shared {
     }
 }
 
-const NOT_STARTED: Ended = Ended::Failed { why: "start" };
+pub(super) const NOT_STARTED: Ended = Ended::Failed { why: "start" };
 
 /// A call that was not answered: how its caller sees it, and whether a step may make it again.
 struct Missed {
@@ -186,6 +197,14 @@ impl StepFailure for Missed {
     fn verdict(&self) -> Verdict {
         self.verdict
     }
+}
+
+/// Says whose call it is, in the header that a client of the gateway would use.
+fn on_behalf(mut ask: Ask, tenant: Option<Tenant>) -> Ask {
+    if let Some(name) = tenant.and_then(|tenant| HeaderValue::from_str(&tenant.name()).ok()) {
+        ask.headers.insert("x-seawall-tenant", name);
+    }
+    ask
 }
 
 fn ended(error: &Error) -> Ended {

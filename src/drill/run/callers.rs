@@ -76,7 +76,7 @@ impl Callers {
     async fn one(self: Arc<Self>, arrival: Arrival) {
         let runs = self.scenario.load.is_runs();
         for _ in 0..arrival.steps {
-            if !self.call(runs).await {
+            if !self.call(&arrival, runs).await {
                 self.seen.lock().runs.started += 1;
                 return;
             }
@@ -87,7 +87,7 @@ impl Callers {
     }
 
     /// Makes one call and says whether it succeeded.
-    async fn call(&self, step: bool) -> bool {
+    async fn call(&self, arrival: &Arrival, step: bool) -> bool {
         let issued = self.start.elapsed();
         let id = {
             let mut seen = self.seen.lock();
@@ -96,28 +96,39 @@ impl Callers {
             seen.issued
         };
         let shape = self.scenario.request;
+        let class = self.scenario.class(arrival);
+        let deadline = class.map_or(self.scenario.deadline, |class| class.deadline);
         let plan = CallPlan {
             id,
             ladder: Arc::clone(&self.ladder),
             input_tokens: shape.input_tokens,
             max_tokens: shape.max_tokens,
             stream: shape.stream,
-            deadline: self.scenario.deadline,
+            profile: class.map(|class| class.profile),
+            tenant: arrival.tenant,
+            deadline,
         };
         let call = if step {
             self.client.run_step(plan)
         } else {
             self.client.call(plan)
         };
-        let bound = self.scenario.deadline.saturating_add(GRACE);
+        let bound = deadline.saturating_add(GRACE);
         let mut end = timeout(bound, call)
             .await
             .unwrap_or(Ended::Failed { why: "deadline" });
         let ended = self.start.elapsed();
-        if ended.saturating_sub(issued) > self.scenario.deadline {
+        if ended.saturating_sub(issued) > deadline {
             end = Ended::Failed { why: "deadline" };
         }
-        let record = CallRecord { issued, ended, end };
+        let record = CallRecord {
+            id,
+            issued,
+            ended,
+            end,
+            class: arrival.class,
+            tenant: arrival.tenant,
+        };
         let mut seen = self.seen.lock();
         seen.calls.push(record);
         seen.line.ended(ended, end);

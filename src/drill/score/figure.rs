@@ -23,8 +23,26 @@ pub enum Figure {
     /// [`Score::provider_429`](super::Score::provider_429) for each thousand attempts.
     #[serde(rename = "provider_429_per_1000_attempts")]
     Provider429Per1000Attempts,
+    /// [`Score::provider_429_first_10s`](super::Score::provider_429_first_10s).
+    #[serde(rename = "provider_429_first_10s")]
+    Provider429First10s,
+    /// [`Score::provider_429_per_1000_after_10s`](super::Score::provider_429_per_1000_after_10s).
+    #[serde(rename = "provider_429_per_1000_after_10s")]
+    Provider429Per1000After10s,
     /// [`Score::quota_used`](super::Score::quota_used).
     QuotaUsed,
+    /// [`Score::lost`](super::Score::lost).
+    Lost,
+    /// [`Score::lost`](super::Score::lost) over [`Score::calls`](super::Score::calls).
+    LostRate,
+    /// [`Score::finish_over_ideal`](super::Score::finish_over_ideal).
+    FinishOverIdeal,
+    /// [`Score::throughput_over_ideal`](super::Score::throughput_over_ideal).
+    ThroughputOverIdeal,
+    /// [`Score::interactive_p99_wait_over_batch`](super::Score::interactive_p99_wait_over_batch).
+    InteractiveP99WaitOverBatch,
+    /// [`Score::fairness`](super::Score::fairness).
+    Fairness,
     /// [`Score::detect_ms`](super::Score::detect_ms).
     DetectMs,
     /// [`Score::recover_ms`](super::Score::recover_ms).
@@ -51,7 +69,15 @@ impl Figure {
             Self::DegradedRateDuringFault => "degraded_rate_during_fault",
             Self::Provider429 => "provider_429",
             Self::Provider429Per1000Attempts => "provider_429_per_1000_attempts",
+            Self::Provider429First10s => "provider_429_first_10s",
+            Self::Provider429Per1000After10s => "provider_429_per_1000_after_10s",
             Self::QuotaUsed => "quota_used",
+            Self::Lost => "lost",
+            Self::LostRate => "lost_rate",
+            Self::FinishOverIdeal => "finish_over_ideal",
+            Self::ThroughputOverIdeal => "throughput_over_ideal",
+            Self::InteractiveP99WaitOverBatch => "interactive_p99_wait_over_batch",
+            Self::Fairness => "fairness",
             Self::DetectMs => "detect_ms",
             Self::RecoverMs => "recover_ms",
             Self::WaitingServedMs => "waiting_served_ms",

@@ -25,6 +25,12 @@ pub enum FaultKind {
     /// 429 `rate_limit_error`; with `should_retry = false` the one that can never succeed.
     #[serde(alias = "429")]
     RateLimited,
+    /// 429 `ramp_limit_exceeded`: usage grew too fast.
+    RampLimited,
+    /// 429 `enforced_spend_limit_reached`, without `retry-after`, until the month ends.
+    SpendCap,
+    /// 429 for the number of concurrent connections, without `retry-after` and limits.
+    ConcurrentConnections,
     /// 500 `api_error`.
     #[serde(alias = "500")]
     Internal,
@@ -73,13 +79,16 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::InvalidRequest,
         Self::Authentication,
         Self::Permission,
         Self::NotFound,
         Self::TooLarge,
         Self::RateLimited,
+        Self::RampLimited,
+        Self::SpendCap,
+        Self::ConcurrentConnections,
         Self::Internal,
         Self::BadGateway,
         Self::Unavailable,
@@ -110,6 +119,9 @@ impl FaultKind {
             Self::NotFound => "not_found",
             Self::TooLarge => "too_large",
             Self::RateLimited => "rate_limited",
+            Self::RampLimited => "ramp_limited",
+            Self::SpendCap => "spend_cap",
+            Self::ConcurrentConnections => "concurrent_connections",
             Self::Internal => "internal",
             Self::BadGateway => "bad_gateway",
             Self::Unavailable => "unavailable",
@@ -142,6 +154,13 @@ impl FaultKind {
             Self::TooLarge => "413 request_too_large, from the edge: no request id, no outer type",
             Self::RateLimited => {
                 "429 rate_limit_error; with should_retry = false the one that can never succeed"
+            }
+            Self::RampLimited => "429 ramp_limit_exceeded: usage grew too fast",
+            Self::SpendCap => {
+                "429 enforced_spend_limit_reached, without retry-after, until the month ends"
+            }
+            Self::ConcurrentConnections => {
+                "429 for the number of concurrent connections, without retry-after and limits"
             }
             Self::Internal => "500 api_error",
             Self::BadGateway => "502 with the edge's HTML page",
@@ -187,7 +206,10 @@ impl FaultKind {
             Self::Permission => Some(403),
             Self::NotFound => Some(404),
             Self::TooLarge => Some(413),
-            Self::RateLimited => Some(429),
+            Self::RateLimited
+            | Self::RampLimited
+            | Self::SpendCap
+            | Self::ConcurrentConnections => Some(429),
             Self::Internal => Some(500),
             Self::BadGateway => Some(502),
             Self::Unavailable => Some(503),

@@ -39,6 +39,8 @@ pub(super) struct Body<'a> {
     #[serde(default)]
     pub(super) stream: Option<Value>,
     #[serde(default)]
+    pub(super) speed: Option<Value>,
+    #[serde(default)]
     pub(super) tool_choice: Option<Value>,
     #[serde(default)]
     pub(super) thinking: Option<Value>,

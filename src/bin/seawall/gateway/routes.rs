@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use seawall::client::ask::{Ask, Endpoint, Reply, ReplyBody};
+use seawall::config::{ClientKey, Tenants};
 use seawall::error::Error;
 
 use super::clients::Client;
@@ -31,6 +32,7 @@ use super::{admin, admit, reply};
 
 static ROUTE: HeaderName = HeaderName::from_static("x-seawall-route");
 static PROFILE: HeaderName = HeaderName::from_static("x-seawall-profile");
+static TENANT: HeaderName = HeaderName::from_static("x-seawall-tenant");
 static DELIVERY: HeaderName = HeaderName::from_static("x-seawall-delivery");
 /// Official SDKs count their own retries of a call in it, from 0.
 static CLIENT_RETRIES: HeaderName = HeaderName::from_static("x-stainless-retry-count");
@@ -68,11 +70,16 @@ impl Service<http::Request<Incoming>> for Gateway {
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response, Infallible>>;
 
-    fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
+    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let gateway = &self.door.seawall.config().gateway;
-        if let Err(stranger) = admit::admit(gateway, self.door.local, request.headers()) {
-            upload::discard(request.map(Body::new));
-            return ready(Ok(reply::stranger(stranger))).boxed();
+        let mut request = request;
+        match admit::admit(gateway, self.door.local, request.headers()) {
+            Ok(None) => {}
+            Ok(Some(client)) => drop(request.extensions_mut().insert(client.clone())),
+            Err(stranger) => {
+                upload::discard(request.map(Body::new));
+                return ready(Ok(reply::stranger(stranger))).boxed();
+            }
         }
         if self.door.limits.is_any() {
             request.extensions_mut().insert(Peer(self.peer));
@@ -172,7 +179,7 @@ fn pass(
         return Ok(None);
     };
     let gateway = &door.seawall.config().gateway;
-    let who = match admit::client(gateway, &parts.headers) {
+    let who = match parts.extensions.get::<ClientKey>() {
         Some(key) => (Client::Key(key.name.as_str().into()), &key.limits),
         None => (Client::at(*peer), &gateway.limits),
     };
@@ -199,6 +206,7 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
     let client_retries = named(&CLIENT_RETRIES)
         .and_then(|count| count.parse().ok())
         .unwrap_or(0);
+    let tenant = tenant(named(&TENANT), parts.extensions.get())?;
     let (route, query) = (named(&ROUTE), parts.uri.query().map(str::to_owned));
     Ok(Ask {
         endpoint,
@@ -207,11 +215,32 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
         body,
         route,
         profile,
+        tenant,
         delivery,
         timeouts: None,
         client_retries,
         meter: None,
     })
+}
+
+/// For whom a call is: whose key it has, or whom it names where that is left to it.
+fn tenant(named: Option<String>, client: Option<&ClientKey>) -> Result<Option<String>, String> {
+    let named = match named {
+        Some(name) => Some(
+            Tenants::check(&name)
+                .map_err(|why| format!("seawall: {TENANT}: {why}"))?
+                .to_owned(),
+        ),
+        None => None,
+    };
+    match (named, client) {
+        (Some(name), Some(client)) if !client.any_tenant && client.name != name => Err(format!(
+            "seawall: {TENANT}: this client's key is for the tenant `{}` alone; any_tenant = true \
+             beside it in client_keys lets it name others",
+            client.name
+        )),
+        (named, client) => Ok(named.or_else(|| client.map(|client| client.name.clone()))),
+    }
 }
 
 fn read_word<T: FromStr<Err: Display>>(

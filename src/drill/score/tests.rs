@@ -1,0 +1,181 @@
+use super::super::client::Ended;
+use super::super::meter::AttemptEnd;
+use super::*;
+
+const FAULT: Window = Window {
+    from: Duration::from_secs(10),
+    until: Duration::from_secs(20),
+};
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn call(issued: u64, ended: u64, end: Ended) -> CallRecord {
+    CallRecord {
+        id: 0,
+        issued: ms(issued),
+        ended: ms(ended),
+        end,
+        class: None,
+        tenant: None,
+    }
+}
+
+fn answered(issued: u64, ended: u64) -> CallRecord {
+    call(issued, ended, Ended::Answered { rung: 0 })
+}
+
+fn attempt(started: u64, ended: u64, model: &str, status: u16) -> AttemptRecord {
+    AttemptRecord {
+        started: ms(started),
+        ended: Some(ms(ended)),
+        call: None,
+        model: model.to_owned(),
+        status: Some(status),
+        end: AttemptEnd::Whole,
+    }
+}
+
+fn score(calls: &[CallRecord], attempts: &[AttemptRecord]) -> Score {
+    Score::of(&Observed {
+        calls,
+        attempts,
+        primary: "big",
+        fault: Some(FAULT),
+        quota: None,
+        runs: None,
+        mix: None,
+        ideal: None,
+        in_flight_at_end: 0,
+    })
+}
+
+#[test]
+fn an_outage_is_scored_from_the_two_logs() {
+    let failed = Ended::Failed { why: "status" };
+    let calls = [
+        answered(1_000, 2_000),
+        answered(2_000, 4_000),
+        call(10_100, 10_200, failed),
+        call(11_000, 11_900, Ended::Answered { rung: 1 }),
+        answered(12_000, 21_500),
+        answered(19_000, 23_000),
+        answered(21_000, 22_000),
+    ];
+    let attempts = [
+        attempt(1_000, 2_000, "big", 200),
+        attempt(2_000, 4_000, "big", 200),
+        attempt(10_100, 10_200, "big", 529),
+        attempt(10_600, 10_700, "big", 529),
+        attempt(11_000, 11_900, "small", 200),
+        attempt(14_000, 14_100, "big", 529),
+        attempt(20_400, 21_400, "big", 200),
+        attempt(21_000, 21_300, "big", 200),
+    ];
+    let score = score(&calls, &attempts);
+    assert_eq!((score.calls, score.succeeded, score.degraded), (7, 6, 1));
+    assert_eq!(score.success_rate, 0.857_143);
+    assert_eq!(score.attempts_per_call, 1.142_857);
+    assert_eq!(score.calls_during_fault, Some(4));
+    assert_eq!(score.attempts_during_fault, Some(3));
+    assert_eq!(score.attempts_per_call_during_fault, Some(0.75));
+    assert_eq!(score.degraded_rate_during_fault, Some(0.25));
+    assert_eq!(score.detect_ms, Some(600));
+    assert_eq!(score.recover_ms, Some(1_300));
+    assert_eq!(score.waiting_served_ms, Some(3_000));
+    assert_eq!(score.healthy_p99_ms, Some(2_000));
+    assert_eq!(score.p99_after_open_ms, Some(9_500));
+    assert_eq!((score.p50_ms, score.p99_ms), (Some(1_000), Some(9_500)));
+    assert_eq!(score.figure(Figure::P99AfterOpenOverHealthy), Some(4.75));
+    assert_eq!(score.figure(Figure::FailedOtherwise), Some(1.0));
+}
+
+#[test]
+fn a_client_that_never_pauses_has_detected_nothing() {
+    let attempts: Vec<_> = (0..200)
+        .map(|n| attempt(10_000 + n * 50, 10_010 + n * 50, "big", 529))
+        .collect();
+    let calls: Vec<_> = (0..200)
+        .map(|n| {
+            call(
+                10_000 + n * 50,
+                10_010 + n * 50,
+                Ended::Failed { why: "status" },
+            )
+        })
+        .collect();
+    let found = score(&calls, &attempts);
+    assert_eq!(found.detect_ms, None);
+    assert_eq!(found.recover_ms, None);
+    assert_eq!((found.p50_ms, found.p99_after_open_ms), (None, None));
+}
+
+#[test]
+fn a_pause_in_which_nobody_wanted_anything_is_no_detection() {
+    let attempts = [
+        attempt(10_000, 10_100, "big", 529),
+        attempt(15_000, 15_100, "big", 529),
+    ];
+    let calls = [
+        call(10_000, 10_000, Ended::Failed { why: "status" }),
+        call(15_000, 19_900, Ended::Failed { why: "status" }),
+    ];
+    assert_eq!(score(&calls, &attempts).detect_ms, Some(5_000));
+}
+
+#[test]
+fn only_an_immediate_refusal_with_a_hint_is_a_refusal() {
+    let refused = |retry_after| Ended::Refused {
+        retry_after: ms(retry_after),
+    };
+    let calls = [
+        call(0, 1, refused(3_000)),
+        call(0, 101, refused(3_000)),
+        call(0, 1, refused(0)),
+        answered(0, 900),
+    ];
+    let found = score(&calls, &[]);
+    assert_eq!((found.refused, found.succeeded), (1, 1));
+    assert_eq!(found.figure(Figure::FailedOtherwise), Some(2.0));
+}
+
+#[test]
+fn quota_use_counts_only_time_in_which_somebody_waited() {
+    // Pending in 0..3 s and 10..13 s: 6 s at 60 a minute refill 6 units.
+    let calls = [
+        answered(0, 2_000),
+        answered(1_000, 3_000),
+        answered(10_000, 13_000),
+    ];
+    assert_eq!(pending_time(&calls), ms(6_000));
+    let seen = Observed {
+        calls: &calls,
+        attempts: &[],
+        primary: "big",
+        fault: None,
+        quota: Some((3, 60)),
+        runs: Some(RunCount {
+            started: 4,
+            succeeded: 1,
+        }),
+        mix: None,
+        ideal: None,
+        in_flight_at_end: 2,
+    };
+    let found = Score::of(&seen);
+    assert_eq!(found.quota_used, Some(0.5));
+    assert_eq!(found.run_success_rate, Some(0.25));
+    assert_eq!(found.attempts_during_fault, None);
+    assert_eq!(found.figure(Figure::InFlightAtEnd), Some(2.0));
+    assert_eq!(Score::of(&Observed { calls: &[], ..seen }).quota_used, None);
+}
+
+#[test]
+fn percentiles_are_nearest_rank() {
+    let sorted: Vec<_> = (1..=100).map(ms).collect();
+    assert_eq!(percentile(&sorted, 50), Some(50));
+    assert_eq!(percentile(&sorted, 99), Some(99));
+    assert_eq!(percentile(&sorted[..1], 50), Some(1));
+    assert_eq!(percentile(&[], 50), None);
+}
