@@ -136,8 +136,6 @@ async fn the_gateway_tells_runs_by_their_header() {
     }
     held.sort_unstable();
     assert_eq!(held[0], 0, "the first begins at once");
-    // Those after it came up to some tens of milliseconds later, and so waited less.
-    assert!(held[5] > 300, "{held:?}");
     assert_eq!(sim.stats().attempts, 6);
     let again = ask(5).await.unwrap();
     assert_eq!(again.headers()["x-seawall-queued-ms"], "0");
