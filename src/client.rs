@@ -42,6 +42,7 @@ pub mod step;
 mod stream;
 mod stream_ends;
 mod targets;
+mod turn;
 mod watchdog;
 
 use ask::{Ask, Endpoint, Reply};
@@ -52,6 +53,7 @@ pub use expectation::{Accuracy, FirstContent};
 use preparation::Started;
 use stream_ends::StreamEnds;
 use targets::Targets;
+use turn::Staggers;
 
 /// A running client. Cheap to clone.
 #[derive(Clone)]
@@ -69,6 +71,9 @@ struct Shared {
     transports: BTreeMap<Duration, Arc<dyn Transport>>,
     telemetry: Telemetry,
     ends: StreamEnds,
+    /// Thrown when no new calls are taken.
+    draining: StreamEnds,
+    staggers: Staggers,
 }
 
 /// A streamed call that has waited this long gets its 200 and pings.
@@ -153,6 +158,10 @@ impl Seawall {
 
     async fn run(&self, exchange: Arc<Exchange>, call: Call) -> Result<Reply, Error> {
         exchange.begin();
+        if let Err(rejected) = self.take_turn(&exchange, call.patience).await {
+            exchange.publish(Some(rejected.why.as_str()));
+            return Err(Error::Refused(rejected));
+        }
         let operation = {
             let exchange = Arc::clone(&exchange);
             // The walk around it is moved and the attempt is not: a box keeps what is moved small.
@@ -214,6 +223,7 @@ impl Seawall {
     /// Takes no new calls and waits until those under way have ended, streams included. `false`
     /// when some were still under way at `deadline`.
     pub async fn drain(&self, deadline: Instant) -> bool {
+        self.shared.draining.throw();
         self.shared.system.drain(deadline).await
     }
 

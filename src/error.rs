@@ -99,7 +99,7 @@ impl Error {
                 }
             }
             Self::Refused(rejected) => match rejected.why {
-                Rejection::QuotaExhausted => StatusCode::TOO_MANY_REQUESTS,
+                Rejection::QuotaExhausted | Rejection::TurnTooLate => StatusCode::TOO_MANY_REQUESTS,
                 Rejection::DeadlinePassed => StatusCode::GATEWAY_TIMEOUT,
                 Rejection::Draining | Rejection::Stopped => StatusCode::SERVICE_UNAVAILABLE,
                 // 529: overloaded, in the provider's own numbers. `from_u16` is not const.
@@ -121,7 +121,9 @@ impl Error {
             Self::BadRequest(_) | Self::UnknownRoute(_) => "invalid_request_error",
             Self::NoCredential => "authentication_error",
             Self::Refused(rejected) => match rejected.why {
-                Rejection::QuotaExhausted | Rejection::QueueFull => "rate_limit_error",
+                Rejection::QuotaExhausted | Rejection::TurnTooLate | Rejection::QueueFull => {
+                    "rate_limit_error"
+                }
                 Rejection::DeadlinePassed => "timeout_error",
                 _ => "overloaded_error",
             },
@@ -150,7 +152,9 @@ impl Error {
             | Self::Interrupted { judged, .. } => repeatable(judged),
             Self::Refused(rejected) => {
                 let (blame, again) = match rejected.why {
-                    Rejection::QuotaExhausted => (Blame::Quota, Again::Here),
+                    Rejection::QuotaExhausted | Rejection::TurnTooLate => {
+                        (Blame::Quota, Again::Here)
+                    }
                     Rejection::Draining | Rejection::Stopped => (Blame::Departed, Again::Never),
                     _ => (Blame::Target, Again::Here),
                 };

@@ -64,6 +64,9 @@ pub enum Rejection {
     /// The call's turn would come after the time that it may wait.
     #[error("the quota is used up for longer than the call may wait")]
     QuotaExhausted,
+    /// The call belongs to a run whose turn to begin would come after the time that it may wait.
+    #[error("the run's turn to begin would come later than the call may wait")]
+    TurnTooLate,
     /// The target's retry budget is spent: so many attempts fail that more would only add load.
     #[error("the retry budget is spent")]
     RetryBudget,
@@ -88,6 +91,7 @@ impl Rejection {
         match self {
             Self::BreakerOpen => "breaker_open",
             Self::QuotaExhausted => "quota_exhausted",
+            Self::TurnTooLate => "turn_too_late",
             Self::RetryBudget => "retry_budget",
             Self::QueueFull => "queue_full",
             Self::DeadlinePassed => "deadline_passed",

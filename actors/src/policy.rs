@@ -18,6 +18,7 @@ pub mod restart;
 pub mod retry;
 pub mod retry_budget;
 pub mod rolling_window;
+pub mod stagger;
 pub mod token_bucket;
 pub mod wait_queue;
 

@@ -30,6 +30,9 @@ pub struct Ask {
     /// For whom it is: calls that wait for a quota share it by tenant, as `[tenants]` of the
     /// configuration weighs them. None: the one tenant of all calls that name none.
     pub tenant: Option<String>,
+    /// The run of an agent that the call belongs to. Where the route staggers runs, its first call
+    /// waits for its turn.
+    pub run: Option<String>,
     /// Another delivery than the route's or the profile's.
     pub delivery: Option<Delivery>,
     /// Other time limits than the route's or the profile's. Connections are shared between calls, so
@@ -72,6 +75,7 @@ impl Ask {
             route: None,
             profile: None,
             tenant: None,
+            run: None,
             delivery: None,
             timeouts: None,
             client_retries: 0,

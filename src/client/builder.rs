@@ -9,6 +9,7 @@ use seawall_actors::system::{System, SystemSettings};
 
 use super::stream_ends::StreamEnds;
 use super::targets::Targets;
+use super::turn::staggers;
 use super::{Seawall, Shared};
 use crate::config::{Config, Overrides};
 use crate::error::StartError;
@@ -84,12 +85,14 @@ impl Builder {
         }
         let shared = Shared {
             targets: Targets::new(&config),
+            staggers: staggers(&config),
             config,
             system,
             transport,
             transports,
             telemetry: Telemetry::default(),
             ends: StreamEnds::default(),
+            draining: StreamEnds::default(),
         };
         Ok(Seawall {
             shared: Arc::new(shared),

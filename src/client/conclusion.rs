@@ -33,7 +33,7 @@ impl Seawall {
                 .filter(|_| report.attempts > 0)
                 .map_or_else(|| "".into(), |r| Arc::clone(&r.name)),
             attempts: exchange.attempts_before + report.attempts,
-            queued: report.queued,
+            queued: exchange.progress.lock().queued,
             degraded: report.rung > 0,
             settled: false,
         };

@@ -46,6 +46,8 @@ pub(super) struct Exchange {
     pub(super) began: Instant,
     pub(super) rungs: Vec<Arc<Prepared>>,
     pub(super) telemetry: Telemetry,
+    /// The run that the call belongs to, where runs take turns.
+    pub(super) run: Option<Arc<str>>,
     pub(super) meter: Option<Arc<dyn Meter>>,
     pub(super) ends: StreamEnds,
     /// What was asked, where the answer may have to be asked for again.

@@ -124,6 +124,7 @@ impl Seawall {
             began: started.began,
             rungs: Vec::new(),
             telemetry: self.shared.telemetry.clone(),
+            run: run(ask, route),
             meter: ask.meter.clone(),
             ends: self.shared.ends.clone(),
             ask: (delivery == Delivery::Resume || started.attempts > 0).then(|| ask.clone()),
@@ -275,4 +276,12 @@ pub(super) fn address(base: &str, endpoint: &Endpoint, query: Option<&str>) -> R
         None => format!("{base}{path}"),
     };
     text.parse().map_err(|_| Error::BadAddress(text))
+}
+
+/// The run that a call belongs to, told apart from those of other tenants.
+fn run(ask: &Ask, route: &Route) -> Option<Arc<str>> {
+    route.stagger?;
+    let run = ask.run.as_deref()?;
+    let tenant = ask.tenant.as_deref().unwrap_or("");
+    Some(format!("{tenant}\n{run}").into())
 }

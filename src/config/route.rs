@@ -16,10 +16,12 @@ use crate::profile::{Priority, Profile, Timeouts};
 mod clocks;
 mod grant;
 mod ladder;
+mod stagger;
 
 use clocks::{read_delivery, read_retry, read_timeouts};
 use grant::{Said, Wishes, grant};
 use ladder::{add_fallbacks, read_ladder};
+use stagger::read_stagger;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -44,6 +46,8 @@ pub struct Route {
     pub timeouts: Timeouts,
     /// The longest wait for a breaker or a quota.
     pub wait: Duration,
+    /// The time from one run's beginning to the next, where runs that come together take turns.
+    pub stagger: Option<Duration>,
     /// How urgent its calls are in a queue.
     pub priority: Priority,
     /// Its retries.
@@ -278,6 +282,7 @@ fn read(
             .map_or_else(OnDisconnect::default, Spanned::into_inner),
         timeouts,
         wait: profile.wait_limit(timeouts.total),
+        stagger: read_stagger(section),
         priority: profile.priority(),
         retry,
         static_text,

@@ -111,6 +111,7 @@ fn the_examples_commented_lines_load_too() {
                     "requests_per_minute =",
                     "tokens_per_minute =",
                     "concurrent_streams =",
+                    "stagger =",
                 ]
                 .iter()
                 .any(|key| rest.starts_with(key))
@@ -121,9 +122,12 @@ fn the_examples_commented_lines_load_too() {
     let text = text
         .replace("ANTHROPIC_API_KEY\"", "KEY\"")
         .replace("[targets.haiku]", "[targets.haiku]\napi_key_env = \"KEY\"");
-    let gateway = parse(&text).unwrap().gateway;
+    let config = parse(&text).unwrap();
+    let gateway = &config.gateway;
     assert_eq!(gateway.client_keys.len(), 1);
     assert_eq!(gateway.limits.concurrent_streams, NonZeroU32::new(20));
+    let stagger = config.routes[DEFAULT_ROUTE].stagger;
+    assert_eq!(stagger, Some(Duration::from_millis(600)));
 }
 
 #[test]
@@ -155,7 +159,34 @@ fn a_client_has_the_limits_that_it_is_given_and_else_everybodys() {
     assert_eq!(limits(&own.limits), [Some(7), Some(1_000), Some(2)]);
     assert_eq!(limits(&common.limits), [Some(60), Some(1_000), None]);
     assert_eq!(common.limits, gateway.limits);
+    let shown = "7 requests a minute, 1000 tokens a minute, 2 answers at once";
+    assert_eq!(own.limits.to_string(), shown);
+    assert_eq!(ClientLimits::default().to_string(), "no limit");
     assert!(!parse("").unwrap().gateway.limits.is_any());
+}
+
+#[test]
+fn a_stagger_is_a_rate_in_either_form() {
+    let stagger = |text: &str| {
+        let text = format!("[routes.default]\nstagger = {text}");
+        parse(&text).unwrap().routes[DEFAULT_ROUTE].stagger
+    };
+    let fifth = Some(Duration::from_millis(200));
+    assert_eq!(stagger("{ per_second = 5 }"), fifth);
+    assert_eq!(stagger("{ runs = 300, over = \"1m\" }"), fifth);
+    assert_eq!(parse("").unwrap().routes[DEFAULT_ROUTE].stagger, None);
+    for (text, word) in [
+        ("\"60s\"", "write a table"),
+        ("{}", "needs a rate"),
+        ("{ over = \"60s\" }", "nobody knows how many runs"),
+        ("{ runs = 5 }", "needs a rate"),
+        ("{ per_second = 5, over = \"60s\" }", "says the rate twice"),
+        ("{ per_second = 0 }", "stagger.per_second"),
+        ("{ runs = 0, over = \"60s\" }", "stagger.runs"),
+    ] {
+        let text = format!("[routes.default]\nstagger = {text}");
+        refused(&text, "seawall.toml:2", &[word]);
+    }
 }
 
 #[test]

@@ -49,6 +49,8 @@ mod spend_cap;
 #[cfg(test)]
 mod stacked_retries;
 #[cfg(test)]
+mod staggered_runs;
+#[cfg(test)]
 mod stale_connections;
 #[cfg(test)]
 mod steps;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 use seawall::config::{
-    Config, ConfigError, Credential, Delivery, OnDisconnect, Problem, QuotaSettings, Route, Rung,
-    Target,
+    ClientKey, Config, ConfigError, Credential, Delivery, OnDisconnect, Problem, QuotaSettings,
+    Route, Rung, Target,
 };
 use serde_json::{Value, json};
 
@@ -59,6 +59,14 @@ fn in_words(config: &Config) -> String {
         0,
         format_args!("listens on {} for {who}", gateway.listen),
     );
+    let limits = &gateway.limits;
+    if limits.is_any() {
+        line(&mut text, 1, format_args!("each of them: {limits}"));
+    }
+    let own = |key: &&ClientKey| key.limits != *limits;
+    for ClientKey { name, limits, .. } in gateway.client_keys.iter().filter(own) {
+        line(&mut text, 1, format_args!("client {name}: {limits}"));
+    }
     for (name, route) in &config.routes {
         text.push('\n');
         line(
@@ -448,6 +456,16 @@ mod tests {
         assert!(
             !words.contains("very-secret") && !as_json(&config).to_string().contains("very-secret")
         );
+    }
+
+    #[test]
+    fn what_clients_may_use_is_said() {
+        let key = "{ name = \"a\", sha256 = \"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\", limits = { concurrent_streams = 2 } }";
+        let text = format!(
+            "[gateway]\nlimits = {{ requests_per_minute = 60 }}\nclient_keys = [{key}]\n[targets.t]\napi_key_env = \"K\""
+        );
+        let words = in_words(&config(&text));
+        assert!(words.contains("  each of them: 60 requests a minute\n  client a: 60 requests a minute, 2 answers at once\n"), "{words}");
     }
 
     #[test]

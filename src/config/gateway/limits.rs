@@ -1,5 +1,6 @@
 //! What one client of the gateway may use.
 
+use std::fmt;
 use std::num::NonZeroU32;
 
 use super::Section;
@@ -43,5 +44,28 @@ impl ClientLimits {
         };
         section.close();
         limits
+    }
+}
+
+/// In words: `600 requests a minute, 20 answers at once`.
+impl fmt::Display for ClientLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limits = [
+            (self.requests_per_minute, "requests a minute"),
+            (self.tokens_per_minute, "tokens a minute"),
+            (self.concurrent_streams, "answers at once"),
+        ];
+        let mut set = limits
+            .iter()
+            .filter_map(|(limit, of)| Some(((*limit)?, of)))
+            .peekable();
+        if set.peek().is_none() {
+            return f.write_str("no limit");
+        }
+        while let Some((limit, of)) = set.next() {
+            let comma = if set.peek().is_some() { ", " } else { "" };
+            write!(f, "{limit} {of}{comma}")?;
+        }
+        Ok(())
     }
 }

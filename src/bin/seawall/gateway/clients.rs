@@ -10,6 +10,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use seawall::config::ClientLimits;
 use seawall_actors::policy::pace::Pace;
@@ -17,6 +18,9 @@ use tokio::time::Instant;
 
 /// Most clients that are told apart; each takes some 400 bytes.
 const MOST_CLIENTS: usize = 10_000;
+
+/// Time between two looks through a full map: a crowd of strangers must not cost one each.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -117,6 +121,7 @@ pub(crate) struct Entered {
 pub(crate) struct Clients {
     most: usize,
     known: HashMap<Client, Used>,
+    looked_through: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -139,6 +144,7 @@ impl Clients {
         Self {
             most,
             known: HashMap::new(),
+            looked_through: None,
         }
     }
 
@@ -224,7 +230,11 @@ impl Clients {
         if self.known.contains_key(&client) || self.known.len() < self.most {
             return client;
         }
-        self.known.retain(|_, used| !used.is_as_new(now));
+        let looked = self.looked_through;
+        if looked.is_none_or(|at| now.saturating_duration_since(at) >= LOOK_AGAIN) {
+            self.looked_through = Some(now);
+            self.known.retain(|_, used| !used.is_as_new(now));
+        }
         if self.known.len() < self.most {
             client
         } else {

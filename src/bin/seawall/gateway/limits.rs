@@ -58,8 +58,12 @@ impl Limits {
             return Ok(None);
         }
         let wish = wish(limits, endpoint, body);
-        let now = Instant::now();
-        let entered = self.clients.lock().enter(client, limits, wish, now);
+        let (entered, now) = {
+            let mut clients = self.clients.lock();
+            // Read under the lock, so that who is asked about later is not earlier.
+            let now = Instant::now();
+            (clients.enter(client, limits, wish, now), now)
+        };
         let entered = entered.map_err(|over| Box::new(refuse(&over, now)))?;
         let place = wish.is_stream.then(|| Place {
             limits: Arc::clone(self),

@@ -32,6 +32,8 @@ use super::{admin, admit, reply};
 
 static ROUTE: HeaderName = HeaderName::from_static("x-seawall-route");
 static PROFILE: HeaderName = HeaderName::from_static("x-seawall-profile");
+/// Which run of an agent a call belongs to.
+static RUN: HeaderName = HeaderName::from_static("x-seawall-run");
 static TENANT: HeaderName = HeaderName::from_static("x-seawall-tenant");
 static DELIVERY: HeaderName = HeaderName::from_static("x-seawall-delivery");
 /// Official SDKs count their own retries of a call in it, from 0.
@@ -207,7 +209,8 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
         .and_then(|count| count.parse().ok())
         .unwrap_or(0);
     let tenant = tenant(named(&TENANT), parts.extensions.get())?;
-    let (route, query) = (named(&ROUTE), parts.uri.query().map(str::to_owned));
+    let (route, run) = (named(&ROUTE), named(&RUN));
+    let query = parts.uri.query().map(str::to_owned);
     Ok(Ask {
         endpoint,
         query,
@@ -216,6 +219,7 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
         route,
         profile,
         tenant,
+        run,
         delivery,
         timeouts: None,
         client_retries,

@@ -193,9 +193,13 @@ fn idle_clients_make_room_and_busy_or_indebted_ones_keep_theirs() {
         };
         clients.settle(entered, (0, 0), later + MS * crowded);
     }
-    let next = clients
-        .enter(named("z"), &limits, CALL, later + 100 * MS)
-        .unwrap();
+    let soon = later + 999 * MS;
+    let next = clients.enter(named("z"), &limits, CALL, soon).unwrap();
+    assert_eq!(next.client, Client::Others, "not looked through again yet");
+    clients.left(&Client::Others);
+    clients.settle(next, (0, 0), soon);
+    let again = later + 1_200 * MS;
+    let next = clients.enter(named("z"), &limits, CALL, again).unwrap();
     assert_eq!(next.client, named("z"));
     assert!(clients.known.contains_key(&named("busy")));
     assert!(clients.known.contains_key(&named("debtor")));
