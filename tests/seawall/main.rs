@@ -13,6 +13,8 @@ mod drain;
 #[cfg(test)]
 mod drill_real;
 #[cfg(test)]
+mod estimates;
+#[cfg(test)]
 mod gateway;
 #[cfg(test)]
 mod gateway_abuse;

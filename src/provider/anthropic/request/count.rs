@@ -5,7 +5,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Counts, ToolChoice, characters};
+use super::{Counts, ToolChoice, characters, pixels};
+use crate::estimate;
 
 /// The fields of the outermost object, and the counts below it.
 #[derive(Default)]
@@ -25,6 +26,9 @@ pub(super) struct Top<'de> {
 struct Block {
     is_result: bool,
     is_document: bool,
+    is_image: bool,
+    /// Width and height of the image in its source.
+    pixels: Option<(u32, u32)>,
     /// Its source holds text, which is counted as such.
     has_text: bool,
 }
@@ -61,6 +65,7 @@ enum Kind {
     /// A string, or a list of blocks.
     Content,
     Block,
+    Thinking,
     Source,
     Tools,
     ToolChoice,
@@ -132,6 +137,15 @@ impl<'de> Node<'_, 'de> {
                 let mark = map.next_value()?;
                 self.cache_control(mark);
             }
+            Key::Thinking => {
+                let asked: &RawValue = map.next_value()?;
+                self.top.counts.thinking = asked.get().contains("\"enabled\"");
+            }
+            Key::McpServers => {
+                let servers: &RawValue = map.next_value()?;
+                let some = !matches!(servers.get(), "null" | "[]");
+                self.top.counts.provider_tools += u64::from(some);
+            }
             _ => skip(map)?,
         }
         Ok(())
@@ -139,7 +153,8 @@ impl<'de> Node<'_, 'de> {
 
     fn block_field<A: MapAccess<'de>>(&mut self, key: Key, map: &mut A) -> Result<(), A::Error> {
         match key {
-            Key::Text | Key::Thinking | Key::Content => {
+            Key::Thinking => map.next_value_seed(self.child(Kind::Thinking))?,
+            Key::Text | Key::Content => {
                 map.next_value_seed(self.child(Kind::Content))?;
             }
             Key::Source => map.next_value_seed(self.child(Kind::Source))?,
@@ -160,7 +175,7 @@ impl<'de> Node<'_, 'de> {
                     self.top.tool_results += 1;
                     self.top.block.is_result = true;
                 }
-                "\"image\"" => self.top.counts.unknown_images += 1,
+                "\"image\"" => self.top.block.is_image = true,
                 "\"document\"" => self.top.block.is_document = true,
                 _ => {}
             },
@@ -188,6 +203,15 @@ impl<'de> Node<'_, 'de> {
         if block.is_document && !block.has_text {
             counts.pages += 1;
         }
+        match block.pixels {
+            Some((width, height)) if block.is_image => {
+                let tokens = |newer| estimate::image_tokens(newer, width, height);
+                counts.image_tokens = counts.image_tokens.saturating_add(tokens(false));
+                let newer = counts.image_tokens_newer.saturating_add(tokens(true));
+                counts.image_tokens_newer = newer;
+            }
+            _ => counts.unknown_images += u64::from(block.is_image),
+        }
         Ok(())
     }
 
@@ -206,7 +230,11 @@ impl<'de> Node<'_, 'de> {
                 _ => skip(map)?,
             }
         }
-        let is_text = media.is_some_and(|media| media.get().starts_with("\"text/"));
+        let is = |kind: &str| media.is_some_and(|media| media.get().starts_with(kind));
+        if let (true, Some(data)) = (is("\"image/"), data) {
+            self.top.block.pixels = pixels::size(data.get().trim_matches('"'));
+        }
+        let is_text = is("\"text/");
         if let (true, Some(data)) = (is_text, data)
             && let Ok(text) = serde_json::from_str::<String>(data.get())
         {
@@ -233,8 +261,13 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
     }
 
     fn visit_str<E>(mut self, text: &str) -> Result<(), E> {
-        if matches!(self.kind, Kind::Content) {
-            self.text(text);
+        match self.kind {
+            Kind::Content => self.text(text),
+            Kind::Thinking => {
+                let thought = &mut self.top.counts.replayed_thinking;
+                *thought = thought.saturating_add(to_u64(text.chars().count()));
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -256,6 +289,7 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
             | Kind::Message
             | Kind::Block
             | Kind::Source
+            | Kind::Thinking
             | Kind::ToolChoice
             | Kind::OutputConfig => while seq.next_element::<IgnoredAny>()?.is_some() {},
         }
@@ -299,7 +333,7 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
                     }
                 }
             }
-            Kind::Messages | Kind::Content | Kind::Tools => {
+            Kind::Messages | Kind::Content | Kind::Thinking | Kind::Tools => {
                 while map.next_key::<IgnoredAny>()?.is_some() {
                     skip(&mut map)?;
                 }
@@ -387,6 +421,7 @@ enum Key {
     OutputConfig,
     OutputFormat,
     Format,
+    McpServers,
     #[serde(other)]
     Other,
 }
