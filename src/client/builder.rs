@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use seawall_actors::hooks::Hooks;
 use seawall_actors::system::{System, SystemSettings};
 
+use super::organization::{self, Organization};
 use super::stream_ends::StreamEnds;
 use super::targets::Targets;
 use super::{Seawall, Shared};
@@ -83,6 +85,7 @@ impl Builder {
             system.hook(self.hooks)?;
         }
         let shared = Shared {
+            organization: Organization::new(&config),
             config,
             system,
             targets: Targets::default(),
@@ -91,9 +94,10 @@ impl Builder {
             telemetry: Telemetry::default(),
             ends: StreamEnds::default(),
         };
-        Ok(Seawall {
-            shared: Arc::new(shared),
-        })
+        let shared = Arc::new(shared);
+        // Boxed: most have no admin key, and their start should not carry it.
+        organization::start(&shared).boxed().await;
+        Ok(Seawall { shared })
     }
 }
 

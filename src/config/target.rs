@@ -100,7 +100,7 @@ impl ApiKey {
         Self::read(self.origin.clone(), environment)
     }
 
-    fn read(origin: KeyOrigin, environment: &Environment<'_>) -> Result<Self, String> {
+    pub(super) fn read(origin: KeyOrigin, environment: &Environment<'_>) -> Result<Self, String> {
         let text = match &origin {
             KeyOrigin::Env(name) => environment
                 .get(name)
@@ -353,7 +353,7 @@ fn read_credential(section: &Section<'_>, target: &str, keys: &Keys<'_>) -> Cred
 }
 
 /// Anthropic, OpenAI and Google keys begin like this.
-fn looks_like_a_key(text: &str) -> bool {
+pub(super) fn looks_like_a_key(text: &str) -> bool {
     ["sk-", "AIza"]
         .iter()
         .any(|prefix| text.starts_with(prefix))
@@ -367,7 +367,7 @@ fn sent_in_clear(base_url: &str) -> bool {
     !local.iter().any(|name| host.starts_with(name))
 }
 
-fn base_url(text: &str) -> Result<String, String> {
+pub(super) fn base_url(text: &str) -> Result<String, String> {
     let wrong = || format!("`{text}` is no address: write one such as \"{DEFAULT_UPSTREAM}\"");
     let uri = text.parse::<http::Uri>().map_err(|_| wrong())?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.query().is_some() {

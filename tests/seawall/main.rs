@@ -27,6 +27,8 @@ mod leaving;
 #[cfg(test)]
 mod metastability;
 #[cfg(test)]
+mod organization_limits;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod recordings_offline;
