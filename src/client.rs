@@ -29,6 +29,7 @@ pub mod ask;
 mod attempt;
 mod builder;
 mod conclusion;
+mod counting;
 mod exchange;
 mod expectation;
 mod fixed;

@@ -237,7 +237,7 @@ pub(super) fn fail(
     }
 }
 
-async fn collect(mut body: Body, patience: Instant) -> Result<Bytes, Judged> {
+pub(super) async fn collect(mut body: Body, patience: Instant) -> Result<Bytes, Judged> {
     let read = async {
         let Some(first) = body.next().await.transpose()? else {
             return Ok(Some(Bytes::new()));
@@ -286,7 +286,7 @@ pub(super) const fn true_cost(tokens: Tokens) -> Cost {
     }
 }
 
-fn learned(limits: &RateLimits) -> Option<Learned> {
+pub(super) fn learned(limits: &RateLimits) -> Option<Learned> {
     if limits.is_silent() {
         return None;
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Uri};
 use parking_lot::Mutex;
 use seawall_actors::caller::{Call, Rung};
@@ -14,6 +15,7 @@ use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::ask::{Ask, Endpoint};
+use super::counting::Count;
 use super::exchange::{Exchange, Prepared, Progress};
 use super::expectation::Shape;
 use super::{Seawall, stacking};
@@ -175,11 +177,31 @@ impl Seawall {
                 (model, &credential),
             )
             .await?;
+        let transport = self.transport(exchange.timeouts.connect);
         let shape = Shape::of(model.unwrap_or(""), view);
-        let expected = match ask.endpoint {
+        let mut expected = match ask.endpoint {
             Endpoint::Messages => expectation.expect(shape),
             _ => expectation.request_only(shape),
         };
+        // Rungs below the first are rarely reached, and then the call has waited enough.
+        if ask.endpoint == Endpoint::Messages
+            && exchange.rungs.is_empty()
+            && settings
+                .count_tokens_above
+                .is_some_and(|above| expected.prompt() > above)
+        {
+            let count = Count {
+                settings: (name, settings),
+                model,
+                credential: &credential,
+                headers: &headers,
+                body: &body,
+                transport: &*transport,
+            };
+            let deadline = exchange.began + exchange.timeouts.total;
+            let counted = self.count(count, deadline).boxed().await;
+            expected = expectation.expect(Shape { counted, ..shape });
+        }
         let prepared = Prepared {
             name: name.into(),
             model: model.map(Arc::from),
@@ -187,7 +209,7 @@ impl Seawall {
             headers,
             body,
             credential_source: source.into(),
-            transport: self.transport(exchange.timeouts.connect),
+            transport,
             expectation,
             expected,
         };
@@ -229,7 +251,7 @@ impl Seawall {
     }
 }
 
-fn uri(base: &str, endpoint: &Endpoint, query: Option<&str>) -> Result<Uri, Error> {
+pub(super) fn uri(base: &str, endpoint: &Endpoint, query: Option<&str>) -> Result<Uri, Error> {
     let path = endpoint.path();
     let text = match query {
         Some(query) => format!("{base}{path}?{query}"),

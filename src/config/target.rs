@@ -36,6 +36,9 @@ pub struct Target {
     /// Tokens a success adds to its retry budget, 0 to 1: bounds the load under failures to
     /// 1 + this.
     pub retry_budget: f64,
+    /// The provider is asked to count prompts that are estimated at more tokens than this; `None`:
+    /// never.
+    pub count_tokens_above: Option<u64>,
 }
 
 /// Whose wire format a target speaks.
@@ -276,6 +279,9 @@ fn read(
         quota,
         breaker: BreakerSettings::default(),
         retry_budget: RETRY_BUDGET,
+        count_tokens_above: section
+            .integer("count_tokens_above", 0..=1_000_000_000)
+            .map(toml::Spanned::into_inner),
     }
 }
 
@@ -303,6 +309,7 @@ fn built_in(top: &Section<'_>, upstream: Option<String>, keys: &Keys<'_>) -> Tar
         quota: None,
         breaker: BreakerSettings::default(),
         retry_budget: RETRY_BUDGET,
+        count_tokens_above: None,
     }
 }
 

@@ -57,6 +57,8 @@ mod stream_soak;
 #[cfg(test)]
 mod throttling;
 #[cfg(test)]
+mod token_counts;
+#[cfg(test)]
 mod token_settlement;
 #[cfg(test)]
 mod traps;

@@ -11,9 +11,11 @@ use bytes::Bytes;
 
 mod characters;
 mod count;
+mod counting;
 mod pixels;
 
 use count::{Top, to_u64};
+pub use counting::{counted, counting_body};
 
 /// What a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
