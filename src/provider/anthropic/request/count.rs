@@ -22,11 +22,19 @@ pub(super) struct Top<'de> {
     block: Block,
 }
 
+/// The blocks that count as something else than their text.
+#[derive(Clone, Copy, Default)]
+enum BlockKind {
+    #[default]
+    Other,
+    Result,
+    Document,
+    Image,
+}
+
 #[derive(Clone, Copy, Default)]
 struct Block {
-    is_result: bool,
-    is_document: bool,
-    is_image: bool,
+    is: BlockKind,
     /// Width and height of the image in its source.
     pixels: Option<(u32, u32)>,
     /// Its source holds text, which is counted as such.
@@ -173,10 +181,10 @@ impl<'de> Node<'_, 'de> {
                 }
                 "\"tool_result\"" => {
                     self.top.tool_results += 1;
-                    self.top.block.is_result = true;
+                    self.top.block.is = BlockKind::Result;
                 }
-                "\"image\"" => self.top.block.is_image = true,
-                "\"document\"" => self.top.block.is_document = true,
+                "\"image\"" => self.top.block.is = BlockKind::Image,
+                "\"document\"" => self.top.block.is = BlockKind::Document,
                 _ => {}
             },
             _ => skip(map)?,
@@ -193,24 +201,23 @@ impl<'de> Node<'_, 'de> {
         }
         let block = std::mem::replace(&mut self.top.block, around);
         let counts = &mut self.top.counts;
-        if block.is_result {
-            let result = narrow(counts).saturating_sub(narrow(&before));
-            counts.tool_results = counts.tool_results.saturating_add(result);
-            counts.text = before.text;
-            counts.digits = before.digits;
-            counts.symbols = before.symbols;
-        }
-        if block.is_document && !block.has_text {
-            counts.pages += 1;
-        }
-        match block.pixels {
-            Some((width, height)) if block.is_image => {
+        match (block.is, block.pixels) {
+            (BlockKind::Result, _) => {
+                let result = narrow(counts).saturating_sub(narrow(&before));
+                counts.tool_results = counts.tool_results.saturating_add(result);
+                counts.text = before.text;
+                counts.digits = before.digits;
+                counts.symbols = before.symbols;
+            }
+            (BlockKind::Document, _) => counts.pages += u64::from(!block.has_text),
+            (BlockKind::Image, Some((width, height))) => {
                 let tokens = |newer| estimate::image_tokens(newer, width, height);
                 counts.image_tokens = counts.image_tokens.saturating_add(tokens(false));
                 let newer = counts.image_tokens_newer.saturating_add(tokens(true));
                 counts.image_tokens_newer = newer;
             }
-            _ => counts.unknown_images += u64::from(block.is_image),
+            (BlockKind::Image, None) => counts.unknown_images += 1,
+            (BlockKind::Other, _) => {}
         }
         Ok(())
     }
