@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::provider::anthropic::rate_limits::GroupLimits;
 use crate::provider::anthropic::request::RequestView;
 use crate::telemetry::Telemetry;
 use crate::transport::Transport;
@@ -28,12 +29,14 @@ pub mod ask;
 mod attempt;
 mod builder;
 mod conclusion;
+mod counting;
 mod exchange;
 mod expectation;
 mod fixed;
 pub mod launch;
 pub mod message_stream;
 mod opening;
+mod organization;
 mod preparation;
 mod reply_stream;
 mod resume;
@@ -50,6 +53,7 @@ pub use builder::Builder;
 use conclusion::waiting;
 use exchange::{Exchange, Progress};
 pub use expectation::{Accuracy, FirstContent};
+use organization::Organization;
 use preparation::Started;
 use stream_ends::StreamEnds;
 use targets::Targets;
@@ -65,6 +69,7 @@ struct Shared {
     config: Config,
     system: System,
     targets: Targets,
+    organization: Organization,
     /// The transport of the default connect timeout.
     transport: Arc<dyn Transport>,
     /// Those of other connect timeouts in the configuration.
@@ -195,6 +200,13 @@ impl Seawall {
         self.shared.targets.first_contents()
     }
 
+    /// What the organisation may use a minute of a model and of those that share its limits, as the
+    /// Rate Limits API says; nothing without an admin key, or for a model that it does not name.
+    #[must_use]
+    pub fn limits_of(&self, model: &str) -> Option<GroupLimits> {
+        self.shared.organization.limits().limits_of(model)
+    }
+
     /// How well the prompts of the latest answers were estimated, for each target and each class of
     /// content that it has answered.
     #[must_use]
@@ -235,6 +247,7 @@ impl Seawall {
 
     /// Stops the actors; calls still under way are refused. [`Seawall::drain`] first.
     pub async fn stop(&self) {
+        self.shared.organization.stop();
         self.shared.system.stop().await;
     }
 }

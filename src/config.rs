@@ -7,6 +7,7 @@
 
 mod document;
 mod gateway;
+mod organization;
 mod problem;
 mod route;
 mod target;
@@ -18,6 +19,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 pub use self::gateway::{ClientKey, ClientLimits, Gateway, LogFormat, LogLevel};
+pub use self::organization::Organization;
 pub use self::problem::{ConfigError, Place, Problem};
 pub use self::route::{BreakerSettings, ModelPattern, OnDisconnect, RetrySettings, Route, Rung};
 pub use self::target::{ApiKey, Credential, KeyOrigin, Provider, QuotaSettings, Target};
@@ -48,6 +50,8 @@ pub struct Config {
     pub quotas: BTreeMap<String, QuotaSettings>,
     /// The tenants that share them.
     pub tenants: Tenants,
+    /// Whom to ask for the organisation's limits, where there is an admin key.
+    pub organization: Option<Organization>,
     /// The ladders, by name; [`DEFAULT_ROUTE`] is always there.
     pub routes: BTreeMap<String, Route>,
     /// What looks like a mistake and yet works.
@@ -110,6 +114,7 @@ impl Config {
             environment,
             beside: file.parent(),
         };
+        let organization = organization::read(top.section("organization"), &keys, flags);
         let mut targets = target::read_all(&top, &quotas, &keys, flags);
         let routes = route::read_all(&top, &mut targets, flags);
         top.close();
@@ -122,6 +127,7 @@ impl Config {
                 targets,
                 quotas,
                 tenants,
+                organization,
                 routes,
                 warnings,
             })

@@ -33,6 +33,11 @@ pub fn estimate(model: &str, counts: &Counts) -> Estimate {
             sum.saturating_add(count.saturating_mul(*rate))
         })
     };
+    let image_tokens = if is_newer(id) {
+        counts.image_tokens_newer
+    } else {
+        counts.image_tokens
+    };
     let preamble = if counts.tools > 0 {
         tool_preamble(id, counts.tool_choice)
     } else {
@@ -42,8 +47,12 @@ pub fn estimate(model: &str, counts: &Counts) -> Estimate {
         frame: sum(&[
             (1, FIRST_MESSAGE),
             (counts.messages.saturating_sub(1), FURTHER_MESSAGE),
+            (u64::from(counts.thinking), THINKING),
         ]),
-        text: sum(&[(counts.text, rates.text)]),
+        text: sum(&[
+            (counts.text, rates.text),
+            (counts.replayed_thinking, replayed_thinking(id)),
+        ]),
         marks: sum(&[(counts.digits, rates.digit), (counts.symbols, rates.symbol)]),
         cjk: sum(&[(counts.cjk, rates.cjk)]),
         tools: sum(&[
@@ -58,7 +67,7 @@ pub fn estimate(model: &str, counts: &Counts) -> Estimate {
             (counts.format_schemas, rates.tool_definition),
         ]),
         images: sum(&[
-            (counts.image_tokens, 1_000),
+            (image_tokens, 1_000),
             (counts.unknown_images, UNKNOWN_IMAGE),
         ]),
         pages: sum(&[(counts.pages, PAGE)]),
@@ -70,8 +79,13 @@ pub fn estimate(model: &str, counts: &Counts) -> Estimate {
 /// down to the model's longest edge. Zero for an image without pixels.
 #[must_use]
 pub fn image(model: &str, width: u32, height: u32) -> u64 {
+    image_tokens(is_newer(&plain_model(model)), width, height)
+}
+
+/// The same for the models from 4.7 on, or those before.
+pub(crate) fn image_tokens(newer: bool, width: u32, height: u32) -> u64 {
     const PATCH: u64 = 28;
-    let (edge, most) = if is_newer(&plain_model(model)) {
+    let (edge, most) = if newer {
         (2_576, 4_784)
     } else {
         (1_568, 1_568)
@@ -104,6 +118,8 @@ const PAGE: u64 = 1_580_000;
 /// Thousandths of a token for a form that the answer must have, besides its schema: what 30 recorded
 /// requests took more than their text and schema explain.
 const FORMAT: u64 = 140_000;
+/// Thousandths of a token for thinking with a budget: recorded greetings took 27 to 30 more with it.
+const THINKING: u64 = 28_000;
 /// Tokens around an image.
 const IMAGE_FRAME: u64 = 5;
 
@@ -151,6 +167,18 @@ impl Rates {
         } else {
             &Self::OLDER
         }
+    }
+}
+
+/// Thousandths of a token per character of thinking from earlier turns: models before 4.6 leave it out,
+/// but for Opus 4.5.
+fn replayed_thinking(id: &str) -> u64 {
+    if is_newer(id) {
+        360
+    } else if ["claude-sonnet-4-6", "claude-opus-4-6", "claude-opus-4-5"].contains(&id) {
+        245
+    } else {
+        0
     }
 }
 

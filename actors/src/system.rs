@@ -133,6 +133,12 @@ impl System {
         self.shared.registry.quota(name, spec).await
     }
 
+    /// The quota of this name, if there is one.
+    #[must_use]
+    pub fn known_quota(&self, name: &str) -> Option<Quota> {
+        self.shared.registry.known_quota(name)
+    }
+
     /// The target of this name, if there is one.
     #[must_use]
     pub fn known_target(&self, name: &str) -> Option<Target> {

@@ -264,7 +264,7 @@ pub(super) fn fail(
     }
 }
 
-async fn collect(mut body: Body, patience: Instant) -> Result<Bytes, Judged> {
+pub(super) async fn collect(mut body: Body, patience: Instant) -> Result<Bytes, Judged> {
     let read = async {
         let Some(first) = body.next().await.transpose()? else {
             return Ok(Some(Bytes::new()));
@@ -316,7 +316,7 @@ pub(super) const fn true_cost(tokens: Tokens) -> Cost {
 /// Remaining tokens come in whole thousands, as every recording shows; requests are exact.
 const TOKENS_ROUNDED_TO: u64 = 1_000;
 
-fn learned(limits: &RateLimits) -> Option<Learned> {
+pub(super) fn learned(limits: &RateLimits) -> Option<Learned> {
     if limits.is_silent() {
         return None;
     }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use seawall_actors::hooks::Hooks;
 use seawall_actors::system::{System, SystemSettings};
 
+use super::organization::{self, Organization};
 use super::stream_ends::StreamEnds;
 use super::targets::Targets;
 use super::turn::staggers;
@@ -86,6 +88,7 @@ impl Builder {
         let shared = Shared {
             targets: Targets::new(&config),
             staggers: staggers(&config),
+            organization: Organization::new(&config),
             config,
             system,
             transport,
@@ -94,9 +97,10 @@ impl Builder {
             ends: StreamEnds::default(),
             draining: StreamEnds::default(),
         };
-        Ok(Seawall {
-            shared: Arc::new(shared),
-        })
+        let shared = Arc::new(shared);
+        // Boxed: most have no admin key, and their start should not carry it.
+        organization::start(&shared).boxed().await;
+        Ok(Seawall { shared })
     }
 }
 

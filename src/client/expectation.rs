@@ -123,6 +123,13 @@ pub struct FirstContent {
     pub p99: Duration,
 }
 
+impl Expected {
+    /// The whole prompt, in tokens.
+    pub(super) const fn prompt(&self) -> u64 {
+        self.prompt
+    }
+}
+
 impl Expectation {
     pub(super) fn new() -> Self {
         let learning = Learning {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Uri};
 use parking_lot::Mutex;
 use seawall_actors::caller::{Call, Rung};
@@ -16,6 +17,7 @@ use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::ask::{Ask, Endpoint};
+use super::counting::Count;
 use super::exchange::{Exchange, Prepared, Progress};
 use super::expectation::Shape;
 use super::{Seawall, stacking};
@@ -205,8 +207,9 @@ impl Seawall {
                 (model, &credential),
             )
             .await?;
+        let transport = self.transport(exchange.timeouts.connect);
         let shape = Shape::of(model.unwrap_or(""), view);
-        let expected = match ask.endpoint {
+        let mut expected = match ask.endpoint {
             Endpoint::Messages => expectation.expect(shape),
             _ => expectation.request_only(shape),
         };
@@ -214,6 +217,25 @@ impl Seawall {
             (Endpoint::Messages, None) => self.shared.targets.messages_at(name),
             _ => None,
         };
+        // Rungs below the first are rarely reached, and then the call has waited enough.
+        if ask.endpoint == Endpoint::Messages
+            && exchange.rungs.is_empty()
+            && settings
+                .count_tokens_above
+                .is_some_and(|above| expected.prompt() > above)
+        {
+            let count = Count {
+                settings: (name, settings),
+                model,
+                credential: &credential,
+                headers: &headers,
+                body: &body,
+                transport: &*transport,
+            };
+            let deadline = exchange.began + exchange.timeouts.total;
+            let counted = self.count(count, deadline).boxed().await;
+            expected = expectation.expect(Shape { counted, ..shape });
+        }
         let prepared = Prepared {
             name: name.into(),
             model: match &settings.model {
@@ -227,7 +249,7 @@ impl Seawall {
             headers,
             body,
             credential_source: source,
-            transport: self.transport(exchange.timeouts.connect),
+            transport,
             expectation,
             expected,
         };

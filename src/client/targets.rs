@@ -13,7 +13,7 @@ use http::Uri;
 use parking_lot::RwLock;
 use seawall_actors::error::{Rejected, Rejection, StartError};
 use seawall_actors::policy::circuit::CircuitSettings;
-use seawall_actors::policy::quota::QuotaSettings;
+use seawall_actors::policy::quota::{Learned, QuotaSettings};
 use seawall_actors::system::{QuotaSpec, System, Target, TargetSpec};
 
 use super::Shared;
@@ -31,6 +31,8 @@ pub(super) struct Targets {
     /// Where each configured target takes messages.
     messages: BTreeMap<String, Uri>,
     expectations: RwLock<HashMap<Arc<str>, Arc<Expectation>>>,
+    /// A model of each quota of the organisation's own keys.
+    quotas: RwLock<HashMap<Arc<str>, Arc<str>>>,
 }
 
 /// Room for a target's name, so that it is allocated once.
@@ -56,6 +58,7 @@ impl Targets {
         Self {
             messages: config.targets.iter().filter_map(at).collect(),
             expectations: RwLock::default(),
+            quotas: RwLock::default(),
         }
     }
 
@@ -91,8 +94,20 @@ impl Targets {
         if let Some(target) = shared.system.known_target(&full) {
             return Ok((target, self.expectation(&full)));
         }
-        let quota = quota_name(settings, endpoint, model, credential);
-        let target = start(shared, &full, settings, quota).boxed().await;
+        let group = |model: &str| shared.organization.group_of(model, credential);
+        let quota = quota_name((settings, endpoint), model, credential, group);
+        let known = match endpoint {
+            Endpoint::Messages => shared
+                .organization
+                .learned(model.unwrap_or("-"), credential),
+            _ => None,
+        };
+        if let (Endpoint::Messages, Some(quota), Some(model)) = (endpoint, &quota, model)
+            && shared.organization.owns(credential)
+        {
+            self.note_quota(quota, model);
+        }
+        let target = start(shared, &full, settings, (quota, known)).boxed().await;
         let target = target.map_err(|error| match error {
             StartError::Invalid(invalid) => Error::Invalid(invalid),
             StartError::Stopped => Error::Refused(Rejected::new(Rejection::Stopped)),
@@ -110,6 +125,22 @@ impl Targets {
             .collect();
         usual.sort_by(|(a, _), (b, _)| a.cmp(b));
         usual
+    }
+
+    /// The quotas of the organisation's own keys, each with a model that is limited by it.
+    pub(super) fn quotas(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        let quotas = self.quotas.read();
+        let both = |(quota, model): (&Arc<str>, &Arc<str>)| (Arc::clone(quota), Arc::clone(model));
+        quotas.iter().map(both).collect()
+    }
+
+    fn note_quota(&self, quota: &str, model: &str) {
+        let mut quotas = self.quotas.write();
+        if quotas.len() >= MOST {
+            // Those still in use are noted again with their next target; headers limit them till then.
+            quotas.clear();
+        }
+        quotas.insert(quota.into(), model.into());
     }
 
     /// How well prompts are estimated, by target and class.
@@ -146,7 +177,7 @@ async fn start(
     shared: &Shared,
     full: &str,
     settings: &config::Target,
-    quota: Option<String>,
+    (quota, known): (Option<String>, Option<Learned>),
 ) -> Result<Target, StartError> {
     let system: &System = &shared.system;
     let quota = match quota {
@@ -156,7 +187,12 @@ async fn start(
                 .as_ref()
                 .and_then(|q| shared.config.quotas.get(q));
             let spec = spec_of(&shared.config, configured);
-            Some(system.quota(&quota, spec).await?)
+            let is_new = system.known_quota(&quota).is_none();
+            let quota = system.quota(&quota, spec).await?;
+            if let (true, Some(known)) = (is_new, known) {
+                quota.learn(known);
+            }
+            Some(quota)
         }
         None => None,
     };
@@ -185,15 +221,19 @@ async fn start(
 
 /// The quota of an attempt: the configured one, or one for each model group and credential.
 fn quota_name(
-    settings: &config::Target,
-    endpoint: &Endpoint,
+    (settings, endpoint): (&config::Target, &Endpoint),
     model: Option<&str>,
     credential: &Credential,
+    group: impl FnOnce(&str) -> Option<Arc<str>>,
 ) -> Option<String> {
     match endpoint {
         Endpoint::Messages => Some(settings.quota.clone().unwrap_or_else(|| {
-            let group = quota_group(model.unwrap_or("-"));
-            format!("{group}#{}", credential.fingerprint())
+            let model = model.unwrap_or("-");
+            let fingerprint = credential.fingerprint();
+            match group(model) {
+                Some(group) => format!("{group}#{fingerprint}"),
+                None => format!("{}#{fingerprint}", quota_group(model)),
+            }
         })),
         // Counting has a pool of its own, of requests only.
         Endpoint::CountTokens => Some(format!("count_tokens#{}", credential.fingerprint())),

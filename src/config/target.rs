@@ -36,6 +36,9 @@ pub struct Target {
     /// Tokens a success adds to its retry budget, 0 to 1: bounds the load under failures to
     /// 1 + this.
     pub retry_budget: f64,
+    /// The provider is asked to count prompts that are estimated at more tokens than this; `None`:
+    /// never.
+    pub count_tokens_above: Option<u64>,
 }
 
 /// Whose wire format a target speaks.
@@ -100,7 +103,7 @@ impl ApiKey {
         Self::read(self.origin.clone(), environment)
     }
 
-    fn read(origin: KeyOrigin, environment: &Environment<'_>) -> Result<Self, String> {
+    pub(super) fn read(origin: KeyOrigin, environment: &Environment<'_>) -> Result<Self, String> {
         let text = match &origin {
             KeyOrigin::Env(name) => environment
                 .get(name)
@@ -276,6 +279,9 @@ fn read(
         quota,
         breaker: BreakerSettings::default(),
         retry_budget: RETRY_BUDGET,
+        count_tokens_above: section
+            .integer("count_tokens_above", 0..=1_000_000_000)
+            .map(toml::Spanned::into_inner),
     }
 }
 
@@ -303,6 +309,7 @@ fn built_in(top: &Section<'_>, upstream: Option<String>, keys: &Keys<'_>) -> Tar
         quota: None,
         breaker: BreakerSettings::default(),
         retry_budget: RETRY_BUDGET,
+        count_tokens_above: None,
     }
 }
 
@@ -353,7 +360,7 @@ fn read_credential(section: &Section<'_>, target: &str, keys: &Keys<'_>) -> Cred
 }
 
 /// Anthropic, OpenAI and Google keys begin like this.
-fn looks_like_a_key(text: &str) -> bool {
+pub(super) fn looks_like_a_key(text: &str) -> bool {
     ["sk-", "AIza"]
         .iter()
         .any(|prefix| text.starts_with(prefix))
@@ -367,7 +374,7 @@ fn sent_in_clear(base_url: &str) -> bool {
     !local.iter().any(|name| host.starts_with(name))
 }
 
-fn base_url(text: &str) -> Result<String, String> {
+pub(super) fn base_url(text: &str) -> Result<String, String> {
     let wrong = || format!("`{text}` is no address: write one such as \"{DEFAULT_UPSTREAM}\"");
     let uri = text.parse::<http::Uri>().map_err(|_| wrong())?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.query().is_some() {

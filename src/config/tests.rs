@@ -808,3 +808,68 @@ fn a_tenant_whom_no_key_names_is_pointed_out() {
     assert_eq!(config.tenants.named("a").weight(), 5);
     assert_eq!(parse(&keys("any_tenant = true, ")).unwrap().warnings, []);
 }
+
+#[test]
+fn an_organisation_needs_an_admin_key_that_is_named_and_not_written_out() {
+    let environment = |name: &str| (name == "ADMIN").then(|| "sk-ant-admin01-x".to_owned());
+    let parse = |text: &str| {
+        let environment = Environment::from_fn(environment);
+        Config::parse(
+            text,
+            Path::new("c.toml"),
+            &Overrides::default(),
+            &environment,
+        )
+    };
+    let config = parse("[organization]\nadmin_key_env = \"ADMIN\"\n").expect("a config");
+    let organization = config.organization.expect("an organisation");
+    assert_eq!(organization.base_url, DEFAULT_UPSTREAM);
+    assert_eq!(organization.refresh, Duration::from_secs(300));
+    assert!(!format!("{organization:?}").contains("sk-ant"));
+    assert!(parse("").expect("a config").organization.is_none());
+    for (text, said) in [
+        (
+            "[organization]\nrefresh = \"1m\"\n",
+            "an admin key is needed",
+        ),
+        (
+            "[organization]\nadmin_key_env = \"sk-ant-admin01-x\"\n",
+            "never written out",
+        ),
+        (
+            "[organization]\nadmin_key_env = \"NONE\"\n",
+            "NONE is not set",
+        ),
+        (
+            "[organization]\nadmin_key_env = \"ADMIN\"\nadmin_key_file = \"f\"\n",
+            "keep one",
+        ),
+        (
+            "[organization]\nadmin_key_env = \"ADMIN\"\nrefresh = \"1s\"\n",
+            "refresh",
+        ),
+        (
+            "[organization]\nadmin_key_env = \"ADMIN\"\nrefersh = \"1m\"\n",
+            "refresh",
+        ),
+    ] {
+        let refused = parse(text).expect_err("refused").to_string();
+        assert!(
+            refused.contains(said) && !refused.contains("sk-ant"),
+            "{text}: {refused}"
+        );
+    }
+}
+
+#[test]
+fn counting_is_off_unless_a_target_says_from_where_on() {
+    let parse = |text: &str| {
+        let environment = Environment::from_fn(|_| None);
+        let file = Path::new("c.toml");
+        Config::parse(text, file, &Overrides::default(), &environment).expect("a config")
+    };
+    assert_eq!(parse("").targets[BUILT_IN_TARGET].count_tokens_above, None);
+    assert_eq!(parse("[targets.a]\n").targets["a"].count_tokens_above, None);
+    let above = parse("[targets.a]\ncount_tokens_above = 50_000\n");
+    assert_eq!(above.targets["a"].count_tokens_above, Some(50_000));
+}

@@ -16,21 +16,24 @@ pub enum Class {
     Tools,
     /// Tools that the provider defines and runs; what they cost shows only in the answer.
     ProviderTools,
-    /// Images.
+    /// Images that are in the request.
     Images,
+    /// Images that only the provider can see, behind an address or a file id.
+    RemoteImages,
     /// Documents that are no text.
     Documents,
 }
 
 impl Class {
     /// Every class.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Text,
         Self::Code,
         Self::Cjk,
         Self::Tools,
         Self::ProviderTools,
         Self::Images,
+        Self::RemoteImages,
         Self::Documents,
     ];
 
@@ -44,6 +47,7 @@ impl Class {
             Self::Tools => "tools",
             Self::ProviderTools => "provider_tools",
             Self::Images => "images",
+            Self::RemoteImages => "remote_images",
             Self::Documents => "documents",
         }
     }
@@ -56,7 +60,8 @@ impl Class {
             Self::Tools => 3,
             Self::ProviderTools => 4,
             Self::Images => 5,
-            Self::Documents => 6,
+            Self::RemoteImages => 6,
+            Self::Documents => 7,
         }
     }
 }
@@ -127,6 +132,7 @@ impl Parts {
         };
         match largest {
             _ if largest == self.pages && self.pages > 0 => Class::Documents,
+            _ if largest == self.images && counts.unknown_images > 0 => Class::RemoteImages,
             _ if largest == self.images && self.images > 0 => Class::Images,
             _ if largest == tools && tools > 0 => Class::Tools,
             _ if largest == self.cjk && self.cjk > 0 => Class::Cjk,

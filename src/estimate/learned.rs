@@ -281,24 +281,24 @@ mod tests {
 
     #[test]
     fn a_wrong_start_is_left_within_a_few_values() {
-        for target in [0.2, 5.0] {
+        for actual in [200, 5_000] {
             let mut correction = Correction::new();
             for _ in 0..30 {
-                correction.learn(1_000, (target * 1_000.0) as u64);
+                correction.learn(1_000, actual);
             }
-            let off = (correction.ratio() - target).abs() / target;
-            assert!(off < 0.1, "{target}: {correction:?}");
+            let off = correction.apply(1_000).abs_diff(actual);
+            assert!(off < actual / 10, "{actual}: {correction:?}");
         }
     }
 
     #[test]
     fn a_sum_of_reservations_is_not_short() {
         // Prompts that take 0.8 to 1.6 times what the fit says, in no order.
-        let ratios = [1.0, 1.6, 0.8, 1.2, 0.9, 1.4, 0.8, 1.1];
+        let sizes = [1_000, 1_600, 800, 1_200, 900, 1_400, 800, 1_100];
         let mut correction = Correction::new();
         let (mut reserved, mut taken) = (0, 0);
         for n in 0..800 {
-            let actual = (1_000.0 * ratios[n * 5 % 8]) as u64;
+            let actual = sizes[n * 5 % 8];
             reserved += correction.guarded(1_000);
             taken += actual;
             correction.learn(1_000, actual);

@@ -90,11 +90,14 @@ fn absurd_counts_saturate() {
         tool_definitions: most,
         formats: most,
         format_schemas: most,
+        replayed_thinking: most,
+        thinking: true,
         tool_choice: ToolChoice::Forced,
         round_trips: most,
         tool_calls: most,
         tool_results: most,
         image_tokens: most,
+        image_tokens_newer: most,
         unknown_images: most,
         pages: most,
         cache_marked: true,
@@ -170,6 +173,8 @@ impl Recorded {
     fn counts(&self) -> Counts {
         let of_text = |part: f64| (self.chars_text_and_system as f64 * part).round() as u64;
         let (digits, symbols) = (of_text(self.frac_digits), of_text(self.frac_punct));
+        let images = self.images.iter();
+        let images = images.map(|(w, h)| image(&self.model, *w, *h)).sum();
         let used_tools = self.chars_tool_results > 0 || self.chars_tool_use_json > 0;
         Counts {
             messages: self.messages,
@@ -190,11 +195,8 @@ impl Recorded {
             },
             tool_calls: self.chars_tool_use_json,
             tool_results: self.chars_tool_results,
-            image_tokens: self
-                .images
-                .iter()
-                .map(|(w, h)| image(&self.model, *w, *h))
-                .sum(),
+            image_tokens: images,
+            image_tokens_newer: images,
             unknown_images: self.images_by_url,
             pages: self.documents,
             ..Counts::default()

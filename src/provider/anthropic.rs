@@ -11,6 +11,7 @@ use serde_json::json;
 
 pub mod headers;
 pub mod limits;
+pub mod rate_limits;
 pub mod request;
 pub mod splice;
 pub mod stream;

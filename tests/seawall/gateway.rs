@@ -38,6 +38,30 @@ async fn an_overloaded_answer_is_retried_unseen() {
 }
 
 #[tokio::test]
+async fn status_says_how_far_estimates_were_off_for_each_target_and_content() {
+    let (address, _sim) = sim(instant(Vec::new())).await;
+    let gateway = Gateway::start(address, "");
+    for _ in 0..3 {
+        let asked = gateway.post("/v1/messages").body(request(false));
+        assert_eq!(asked.send().await.unwrap().status(), 200);
+    }
+    let status = gateway
+        .client
+        .get(format!("{}/_seawall/status", gateway.base))
+        .send()
+        .await;
+    let status = status.unwrap().bytes().await.unwrap();
+    let status: Value = serde_json::from_slice(&status).unwrap();
+    let targets = status["estimates"].as_object().unwrap();
+    assert_eq!(targets.len(), 1, "{status}");
+    let text = &targets.values().next().unwrap()["text"];
+    assert_eq!(text["requests"], 3, "{status}");
+    let (p50, p95) = (text["error_p50"].as_f64(), text["error_p95"].as_f64());
+    assert!(p50 <= p95 && p95.is_some(), "{status}");
+    assert!(text["actual_by_fit"].as_f64().is_some(), "{status}");
+}
+
+#[tokio::test]
 async fn a_stream_cut_after_content_ends_in_an_error_event() {
     let cut = Fault {
         after_events: Some(6),

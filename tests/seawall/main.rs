@@ -17,6 +17,8 @@ mod drain;
 #[cfg(test)]
 mod drill_real;
 #[cfg(test)]
+mod estimates;
+#[cfg(test)]
 mod gateway;
 #[cfg(test)]
 mod gateway_abuse;
@@ -28,6 +30,8 @@ mod jitter;
 mod leaving;
 #[cfg(test)]
 mod metastability;
+#[cfg(test)]
+mod organization_limits;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
@@ -62,6 +66,8 @@ mod stream_soak;
 mod tenants;
 #[cfg(test)]
 mod throttling;
+#[cfg(test)]
+mod token_counts;
 #[cfg(test)]
 mod token_settlement;
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::event::Events;
 use crate::limiter::Limiter;
 use crate::policy::InvalidPolicy;
 use crate::policy::circuit::Mode;
+use crate::policy::quota::Learned;
 use crate::policy::retry_budget::RetryBudget;
 use crate::snapshot::{BreakerSnapshot, LimiterSnapshot};
 use crate::supervisor::RestartKind;
@@ -42,6 +43,12 @@ impl Quota {
 
     pub(crate) fn limiter(&self) -> &Limiter {
         &self.inner.limiter
+    }
+
+    /// Hands on what is known of its limits from elsewhere than an attempt. A configured limit stays a
+    /// ceiling.
+    pub fn learn(&self, learned: Learned) {
+        self.inner.limiter.learn(learned);
     }
 }
 
@@ -153,6 +160,11 @@ impl Registry {
             )
             .await?;
         Ok(quota)
+    }
+
+    /// The quota of this name, if there is one.
+    pub(super) fn known_quota(&self, name: &str) -> Option<Quota> {
+        self.quotas.read().get(name).cloned()
     }
 
     /// The target of this name, if there is one.

@@ -11,8 +11,11 @@ use bytes::Bytes;
 
 mod characters;
 mod count;
+mod counting;
+mod pixels;
 
 use count::{Top, to_u64};
+pub use counting::{counted, counting_body};
 
 /// What a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,8 +50,8 @@ pub struct Counts {
     pub cjk: u64,
     /// Tools that are offered.
     pub tools: u64,
-    /// Those among them that the provider defines, such as its web search: they cost what only the
-    /// provider knows.
+    /// Those that the provider defines or fetches, such as its web search or a server's over MCP: they
+    /// cost what only the provider knows.
     pub provider_tools: u64,
     /// Characters of their definitions as JSON.
     pub tool_definitions: u64,
@@ -56,6 +59,10 @@ pub struct Counts {
     pub formats: u64,
     /// Characters of these as JSON.
     pub format_schemas: u64,
+    /// Characters of thinking from earlier turns.
+    pub replayed_thinking: u64,
+    /// Thinking is asked for with a budget.
+    pub thinking: bool,
     /// How the model is to choose among them.
     pub tool_choice: ToolChoice,
     /// Tool calls in the messages that have their result there.
@@ -64,8 +71,11 @@ pub struct Counts {
     pub tool_calls: u64,
     /// Characters of the tools' results, those in `cjk` left out.
     pub tool_results: u64,
-    /// Tokens of the images whose size is known: the sum of [`crate::estimate::image`].
+    /// Tokens of the images whose size is known, as models before 4.7 count them: the sum of
+    /// [`crate::estimate::image`].
     pub image_tokens: u64,
+    /// The same as later models count them.
+    pub image_tokens_newer: u64,
     /// Images whose size is not known.
     pub unknown_images: u64,
     /// Pages of documents that are not text; a document of unknown length counts as one.
@@ -216,16 +226,44 @@ mod tests {
                 tool_definitions: 45 + 50,
                 formats: 0,
                 format_schemas: 0,
+                replayed_thinking: 0,
+                thinking: false,
                 tool_choice: ToolChoice::Forced,
                 round_trips: 1,
                 tool_calls: 7,
                 tool_results: 5,
                 image_tokens: 0,
+                image_tokens_newer: 0,
                 unknown_images: 1,
                 pages: 1,
                 cache_marked: true,
             }
         );
+    }
+
+    #[test]
+    fn the_size_of_an_image_is_read_where_it_is_there() {
+        let head = "iVBORw0KGgoAAAANSUhEUgAABwgAAASwCAYAAAA=";
+        let image = |data: &str| {
+            let source = format!(r#"{{"type":"base64","media_type":"image/png","data":"{data}"}}"#);
+            let body = format!(
+                r#"{{"messages":[{{"content":[{{"source":{source},"type":"image"}},{{"type":"image","source":{{"type":"url"}}}}]}}]}}"#
+            );
+            RequestView::parse(&Bytes::from(body))
+                .expect("a view")
+                .counts
+        };
+        // 1,800 by 1,200 pixels, and one that only the provider can see.
+        let seen = image(head);
+        assert_eq!(
+            (
+                seen.image_tokens,
+                seen.image_tokens_newer,
+                seen.unknown_images
+            ),
+            (1_573, 2_800, 1)
+        );
+        assert_eq!(image("AAAA").unknown_images, 2);
     }
 
     #[test]
@@ -260,6 +298,25 @@ mod tests {
             let seen = (counts.text, counts.digits, counts.symbols, counts.cjk);
             assert_eq!(seen, expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn thinking_and_tools_from_elsewhere_are_seen() {
+        let seen = view(
+            r#"{"thinking":{"type":"enabled","budget_tokens":1024},"mcp_servers":[{"url":"x"}],
+              "messages":[{"content":[{"type":"thinking","thinking":"hmm 12 漢","signature":"AAAA"}]}]}"#,
+        )
+        .counts;
+        assert_eq!(
+            (seen.thinking, seen.provider_tools, seen.tools),
+            (true, 1, 0)
+        );
+        assert_eq!(
+            (seen.replayed_thinking, seen.text, seen.digits, seen.cjk),
+            (8, 0, 0, 0)
+        );
+        let none = view(r#"{"thinking":{"type":"adaptive"},"mcp_servers":[]}"#).counts;
+        assert_eq!((none.thinking, none.provider_tools), (false, 0));
     }
 
     #[test]

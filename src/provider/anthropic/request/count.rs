@@ -5,7 +5,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Counts, ToolChoice, characters};
+use super::{Counts, ToolChoice, characters, pixels};
+use crate::estimate;
 
 /// The fields of the outermost object, and the counts below it.
 #[derive(Default)]
@@ -21,10 +22,21 @@ pub(super) struct Top<'de> {
     block: Block,
 }
 
+/// The blocks that count as something else than their text.
+#[derive(Clone, Copy, Default)]
+enum BlockKind {
+    #[default]
+    Other,
+    Result,
+    Document,
+    Image,
+}
+
 #[derive(Clone, Copy, Default)]
 struct Block {
-    is_result: bool,
-    is_document: bool,
+    is: BlockKind,
+    /// Width and height of the image in its source.
+    pixels: Option<(u32, u32)>,
     /// Its source holds text, which is counted as such.
     has_text: bool,
 }
@@ -61,6 +73,7 @@ enum Kind {
     /// A string, or a list of blocks.
     Content,
     Block,
+    Thinking,
     Source,
     Tools,
     ToolChoice,
@@ -132,6 +145,15 @@ impl<'de> Node<'_, 'de> {
                 let mark = map.next_value()?;
                 self.cache_control(mark);
             }
+            Key::Thinking => {
+                let asked: &RawValue = map.next_value()?;
+                self.top.counts.thinking = asked.get().contains("\"enabled\"");
+            }
+            Key::McpServers => {
+                let servers: &RawValue = map.next_value()?;
+                let some = !matches!(servers.get(), "null" | "[]");
+                self.top.counts.provider_tools += u64::from(some);
+            }
             _ => skip(map)?,
         }
         Ok(())
@@ -139,7 +161,8 @@ impl<'de> Node<'_, 'de> {
 
     fn block_field<A: MapAccess<'de>>(&mut self, key: Key, map: &mut A) -> Result<(), A::Error> {
         match key {
-            Key::Text | Key::Thinking | Key::Content => {
+            Key::Thinking => map.next_value_seed(self.child(Kind::Thinking))?,
+            Key::Text | Key::Content => {
                 map.next_value_seed(self.child(Kind::Content))?;
             }
             Key::Source => map.next_value_seed(self.child(Kind::Source))?,
@@ -158,10 +181,10 @@ impl<'de> Node<'_, 'de> {
                 }
                 "\"tool_result\"" => {
                     self.top.tool_results += 1;
-                    self.top.block.is_result = true;
+                    self.top.block.is = BlockKind::Result;
                 }
-                "\"image\"" => self.top.counts.unknown_images += 1,
-                "\"document\"" => self.top.block.is_document = true,
+                "\"image\"" => self.top.block.is = BlockKind::Image,
+                "\"document\"" => self.top.block.is = BlockKind::Document,
                 _ => {}
             },
             _ => skip(map)?,
@@ -178,15 +201,23 @@ impl<'de> Node<'_, 'de> {
         }
         let block = std::mem::replace(&mut self.top.block, around);
         let counts = &mut self.top.counts;
-        if block.is_result {
-            let result = narrow(counts).saturating_sub(narrow(&before));
-            counts.tool_results = counts.tool_results.saturating_add(result);
-            counts.text = before.text;
-            counts.digits = before.digits;
-            counts.symbols = before.symbols;
-        }
-        if block.is_document && !block.has_text {
-            counts.pages += 1;
+        match (block.is, block.pixels) {
+            (BlockKind::Result, _) => {
+                let result = narrow(counts).saturating_sub(narrow(&before));
+                counts.tool_results = counts.tool_results.saturating_add(result);
+                counts.text = before.text;
+                counts.digits = before.digits;
+                counts.symbols = before.symbols;
+            }
+            (BlockKind::Document, _) => counts.pages += u64::from(!block.has_text),
+            (BlockKind::Image, Some((width, height))) => {
+                let tokens = |newer| estimate::image_tokens(newer, width, height);
+                counts.image_tokens = counts.image_tokens.saturating_add(tokens(false));
+                let newer = counts.image_tokens_newer.saturating_add(tokens(true));
+                counts.image_tokens_newer = newer;
+            }
+            (BlockKind::Image, None) => counts.unknown_images += 1,
+            (BlockKind::Other, _) => {}
         }
         Ok(())
     }
@@ -206,7 +237,11 @@ impl<'de> Node<'_, 'de> {
                 _ => skip(map)?,
             }
         }
-        let is_text = media.is_some_and(|media| media.get().starts_with("\"text/"));
+        let is = |kind: &str| media.is_some_and(|media| media.get().starts_with(kind));
+        if let (true, Some(data)) = (is("\"image/"), data) {
+            self.top.block.pixels = pixels::size(data.get().trim_matches('"'));
+        }
+        let is_text = is("\"text/");
         if let (true, Some(data)) = (is_text, data)
             && let Ok(text) = serde_json::from_str::<String>(data.get())
         {
@@ -233,8 +268,13 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
     }
 
     fn visit_str<E>(mut self, text: &str) -> Result<(), E> {
-        if matches!(self.kind, Kind::Content) {
-            self.text(text);
+        match self.kind {
+            Kind::Content => self.text(text),
+            Kind::Thinking => {
+                let thought = &mut self.top.counts.replayed_thinking;
+                *thought = thought.saturating_add(to_u64(text.chars().count()));
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -256,6 +296,7 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
             | Kind::Message
             | Kind::Block
             | Kind::Source
+            | Kind::Thinking
             | Kind::ToolChoice
             | Kind::OutputConfig => while seq.next_element::<IgnoredAny>()?.is_some() {},
         }
@@ -299,7 +340,7 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
                     }
                 }
             }
-            Kind::Messages | Kind::Content | Kind::Tools => {
+            Kind::Messages | Kind::Content | Kind::Thinking | Kind::Tools => {
                 while map.next_key::<IgnoredAny>()?.is_some() {
                     skip(&mut map)?;
                 }
@@ -387,6 +428,7 @@ enum Key {
     OutputConfig,
     OutputFormat,
     Format,
+    McpServers,
     #[serde(other)]
     Other,
 }
