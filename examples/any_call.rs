@@ -10,7 +10,7 @@ use seawall_actors::caller::{Attempt, Call, Outcome, Rung};
 use seawall_actors::hooks::Hooks;
 use seawall_actors::policy::quota::{Cost, QuotaSettings};
 use seawall_actors::policy::retry::Retry;
-use seawall_actors::policy::wait_queue::Priority;
+use seawall_actors::policy::wait_queue::{Priority, Tenant};
 use seawall_actors::system::{QuotaSpec, System, SystemSettings, TargetSpec};
 use seawall_actors::verdict::{Again, Blame, Verdict};
 use tokio::time::{Instant, sleep};
@@ -64,6 +64,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             continues: false,
             patience: Duration::from_secs(1),
             priority: Priority::Normal,
+            tenant: Tenant::default(),
             retry: Retry::default(),
         };
         let count = Arc::clone(&queries);

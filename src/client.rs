@@ -31,6 +31,7 @@ mod conclusion;
 mod exchange;
 mod expectation;
 mod fixed;
+pub mod launch;
 pub mod message_stream;
 mod opening;
 mod preparation;
@@ -47,7 +48,7 @@ use ask::{Ask, Endpoint, Reply};
 pub use builder::Builder;
 use conclusion::waiting;
 use exchange::{Exchange, Progress};
-pub use expectation::FirstContent;
+pub use expectation::{Accuracy, FirstContent};
 use preparation::Started;
 use stream_ends::StreamEnds;
 use targets::Targets;
@@ -143,7 +144,7 @@ impl Seawall {
             .route_for(ask.route.as_deref(), model)
             .ok_or_else(|| Error::UnknownRoute(ask.route.clone().unwrap_or_default()))?;
         let (exchange, rungs) = self.prepare(started, &ask, view.as_ref(), route).await?;
-        let call = Self::plan(&exchange, &ask, route, rungs)?;
+        let call = Self::plan(&config.tenants, &exchange, &ask, route, rungs)?;
         Ok((Arc::new(exchange), call))
     }
 
@@ -180,6 +181,13 @@ impl Seawall {
     #[must_use]
     pub fn first_contents(&self) -> Vec<(Arc<str>, FirstContent)> {
         self.shared.targets.first_contents()
+    }
+
+    /// How well the prompts of the latest answers were estimated, for each target and each class of
+    /// content that it has answered.
+    #[must_use]
+    pub fn accuracies(&self) -> Vec<(Arc<str>, Vec<Accuracy>)> {
+        self.shared.targets.accuracies()
     }
 
     /// What happens from here on.

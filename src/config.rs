@@ -10,16 +10,18 @@ mod gateway;
 mod problem;
 mod route;
 mod target;
+mod tenant;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 
-pub use self::gateway::{ClientKey, Gateway, LogFormat, LogLevel};
+pub use self::gateway::{ClientKey, ClientLimits, Gateway, LogFormat, LogLevel};
 pub use self::problem::{ConfigError, Place, Problem};
 pub use self::route::{BreakerSettings, ModelPattern, OnDisconnect, RetrySettings, Route, Rung};
 pub use self::target::{ApiKey, Credential, KeyOrigin, Provider, QuotaSettings, Target};
+pub use self::tenant::Tenants;
 pub use crate::delivery::{Delivery, Hold};
 
 use self::document::{Document, Section};
@@ -44,6 +46,8 @@ pub struct Config {
     pub targets: BTreeMap<String, Target>,
     /// The named quotas.
     pub quotas: BTreeMap<String, QuotaSettings>,
+    /// The tenants that share them.
+    pub tenants: Tenants,
     /// The ladders, by name; [`DEFAULT_ROUTE`] is always there.
     pub routes: BTreeMap<String, Route>,
     /// What looks like a mistake and yet works.
@@ -101,6 +105,7 @@ impl Config {
         let top = Section::top(&doc, Some(table.get_ref()));
         let gateway = Gateway::read(top.section("gateway"), flags);
         let quotas = target::read_quotas(&top);
+        let tenants = Tenants::read(&top, &gateway.client_keys);
         let keys = target::Keys {
             environment,
             beside: file.parent(),
@@ -116,6 +121,7 @@ impl Config {
                 gateway,
                 targets,
                 quotas,
+                tenants,
                 routes,
                 warnings,
             })

@@ -1,11 +1,18 @@
 //! How many tokens a request will take, before it is sent.
 //!
 //! A linear fit over 3,012 recorded requests: fixed costs per message, per tool round trip and per
-//! model, plus characters times a rate of the model's tokenizer. It is wrong by a factor for digits,
-//! symbols, and whatever the provider adds on its own (server tools, formatted output): a
-//! [`Correction`] per target learns the rest from what the provider charges.
+//! model, plus characters times a rate of the model's tokenizer and their kind. It is wrong by a factor
+//! for whatever the provider adds on its own (its own tools, pages it reads): a [`Correction`] per
+//! target and [`Class`] learns the rest from what the provider counts. `docs/estimates.md` has the
+//! figures.
 
-use std::num::NonZeroU64;
+mod class;
+mod learned;
+
+pub use class::{Class, Estimate};
+pub use learned::{Correction, ErrorFigures, Errors, Usual};
+
+use class::Parts;
 
 use crate::provider::anthropic::plain_model;
 use crate::provider::anthropic::request::{Counts, ToolChoice};
@@ -13,32 +20,50 @@ use crate::provider::anthropic::request::{Counts, ToolChoice};
 /// Returns the tokens that a request will take.
 #[must_use]
 pub fn input_tokens(model: &str, counts: &Counts) -> u64 {
+    estimate(model, counts).tokens
+}
+
+/// Returns the tokens that a request will take, and what most of them are.
+#[must_use]
+pub fn estimate(model: &str, counts: &Counts) -> Estimate {
     let id = &*plain_model(model);
     let rates = Rates::of(id);
-    let per_mille = |count: u64, rate: u64| count.saturating_mul(rate);
-    let mut sum = [
-        (1, FIRST_MESSAGE),
-        (counts.messages.saturating_sub(1), FURTHER_MESSAGE),
-        (counts.text, rates.text),
-        (counts.cjk, rates.cjk),
-        (counts.round_trips, rates.round_trip),
-        (counts.tool_calls, rates.tool_call),
-        (counts.tool_results, rates.tool_result),
-        (counts.image_tokens, 1_000),
-        (counts.unknown_images, UNKNOWN_IMAGE),
-        (counts.pages, PAGE),
-    ]
-    .into_iter()
-    .fold(0_u64, |sum, (count, rate)| {
-        sum.saturating_add(per_mille(count, rate))
-    });
-    if counts.tools > 0 {
-        let preamble = tool_preamble(id, counts.tool_choice).saturating_mul(1_000);
-        let definitions = per_mille(counts.tool_definitions, rates.tool_definition);
-        sum = sum.saturating_add(preamble).saturating_add(definitions);
+    let sum = |parts: &[(u64, u64)]| {
+        parts.iter().fold(0_u64, |sum, (count, rate)| {
+            sum.saturating_add(count.saturating_mul(*rate))
+        })
+    };
+    let preamble = if counts.tools > 0 {
+        tool_preamble(id, counts.tool_choice)
+    } else {
+        0
+    };
+    Parts {
+        frame: sum(&[
+            (1, FIRST_MESSAGE),
+            (counts.messages.saturating_sub(1), FURTHER_MESSAGE),
+        ]),
+        text: sum(&[(counts.text, rates.text)]),
+        marks: sum(&[(counts.digits, rates.digit), (counts.symbols, rates.symbol)]),
+        cjk: sum(&[(counts.cjk, rates.cjk)]),
+        tools: sum(&[
+            (preamble, 1_000),
+            (counts.tool_definitions, rates.tool_definition),
+            (counts.round_trips, rates.round_trip),
+            (counts.tool_calls, rates.tool_call),
+            (counts.tool_results, rates.tool_result),
+        ]),
+        format: sum(&[
+            (counts.formats, FORMAT),
+            (counts.format_schemas, rates.tool_definition),
+        ]),
+        images: sum(&[
+            (counts.image_tokens, 1_000),
+            (counts.unknown_images, UNKNOWN_IMAGE),
+        ]),
+        pages: sum(&[(counts.pages, PAGE)]),
     }
-    // To the nearest: most prompts are short, and rounding up would show in their median.
-    sum.saturating_add(500) / 1_000
+    .estimate(counts)
 }
 
 /// Returns the tokens of an image: one for each patch of 28 by 28 pixels, after it was scaled
@@ -68,65 +93,6 @@ pub fn image(model: &str, width: u32, height: u32) -> u64 {
     }
 }
 
-/// What the estimates of one target are off by, learned from what its requests really took.
-///
-/// An exponentially weighted ratio of actual to estimated tokens, clamped: one strange request
-/// can neither stop all traffic nor let everything through.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Correction {
-    ratio: f64,
-}
-
-impl Correction {
-    /// Weight of the newest request: about the last twenty count.
-    const WEIGHT: f64 = 0.1;
-    /// Smallest and largest correction; the fit's own 5th and 95th percentiles lie well inside.
-    const BOUNDS: (f64, f64) = (0.1, 10.0);
-
-    /// Starts without a correction.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { ratio: 1.0 }
-    }
-
-    /// Returns the ratio of actual to estimated tokens so far.
-    #[must_use]
-    pub const fn ratio(&self) -> f64 {
-        self.ratio
-    }
-
-    /// Returns the corrected estimate, in tokens; never zero for an estimate that is not.
-    #[must_use]
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an estimate; the product is finite and not negative, and `as` saturates"
-    )]
-    pub fn apply(&self, estimated: u64) -> u64 {
-        (estimated as f64 * self.ratio).ceil() as u64
-    }
-
-    /// Learns from a request: what was estimated (before any correction) and what it took. A
-    /// request that took nothing says nothing.
-    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-    pub fn learn(&mut self, estimated: u64, actual: u64) {
-        let (Some(estimated), Some(actual)) = (NonZeroU64::new(estimated), NonZeroU64::new(actual))
-        else {
-            return;
-        };
-        let (least, most) = Self::BOUNDS;
-        let seen = (actual.get() as f64 / estimated.get() as f64).clamp(least, most);
-        self.ratio += Self::WEIGHT * (seen - self.ratio);
-    }
-}
-
-impl Default for Correction {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// Thousandths of a token for a request with one message.
 const FIRST_MESSAGE: u64 = 8_000;
 /// Thousandths of a token for each further message.
@@ -135,12 +101,17 @@ const FURTHER_MESSAGE: u64 = 3_500;
 const UNKNOWN_IMAGE: u64 = 1_575_000;
 /// Thousandths of a token for a page: one-page documents took 1,560 to 1,600.
 const PAGE: u64 = 1_580_000;
+/// Thousandths of a token for a form that the answer must have, besides its schema: what 30 recorded
+/// requests took more than their text and schema explain.
+const FORMAT: u64 = 140_000;
 /// Tokens around an image.
 const IMAGE_FRAME: u64 = 5;
 
 /// Thousandths of a token per character, or per piece.
 struct Rates {
     text: u64,
+    digit: u64,
+    symbol: u64,
     cjk: u64,
     tool_definition: u64,
     tool_call: u64,
@@ -152,7 +123,9 @@ struct Rates {
 impl Rates {
     /// Claude 3 to 4.6.
     const OLDER: Self = Self {
-        text: 245,
+        text: 190,
+        digit: 1_000,
+        symbol: 900,
         // No clean sample was recorded: a character a token, on the safe side.
         cjk: 1_000,
         tool_definition: 310,
@@ -162,7 +135,9 @@ impl Rates {
     };
     /// Claude 4.7 and everything after it: another tokenizer, 1.45 times as many tokens.
     const NEWER: Self = Self {
-        text: 360,
+        text: 285,
+        digit: 1_300,
+        symbol: 950,
         cjk: 1_450,
         tool_definition: 400,
         tool_call: 400,

@@ -94,7 +94,8 @@ impl Profile {
         }
     }
 
-    /// Returns how urgent a call of this profile is in a queue.
+    /// Returns how urgent a call of this profile is in a queue: `interactive` before `standard` and
+    /// `agent_step`, which nobody can tell from an agent's own calls, before `batch`.
     #[must_use]
     pub const fn priority(self) -> Priority {
         match self {

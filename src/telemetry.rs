@@ -17,6 +17,10 @@ use crate::profile::Profile;
 use crate::provider::anthropic::plain_model;
 use crate::provider::anthropic::usage::Tokens;
 
+mod spend_caps;
+
+pub(crate) use spend_caps::SpendCap;
+
 /// Most label sets of one metric; further ones are counted under `other`.
 const MOST_SERIES: usize = 2_000;
 
@@ -37,6 +41,7 @@ struct Shared {
     attempts: RwLock<HashMap<AttemptKey, Counter>>,
     calls: RwLock<HashMap<CallKey, Arc<CallMetrics>>>,
     models: RwLock<HashMap<ModelKey, Arc<ModelMetrics>>>,
+    spend_caps: spend_caps::SpendCaps,
 }
 
 /// Target, status and verdict.
@@ -131,6 +136,11 @@ impl Telemetry {
                 )
             })
             .increment(1);
+    }
+
+    /// Alerts that a credential's spend cap is reached, once for each stop.
+    pub(crate) fn spend_cap(&self, cap: &SpendCap<'_>) {
+        self.shared.spend_caps.meet(cap, Instant::now());
     }
 
     fn call_metrics(&self, record: &CallRecord) -> Arc<CallMetrics> {

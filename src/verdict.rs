@@ -20,11 +20,13 @@ use crate::transport::Broken;
 pub mod advice;
 mod error_body;
 pub mod label;
+mod limit;
 mod ruling;
 mod wording;
 
 pub use advice::Advice;
 use error_body::ErrorBody;
+pub use limit::{Axes, LimitKind};
 use ruling::Ruling;
 
 /// The judgement of one attempt.
@@ -40,7 +42,10 @@ pub struct Judged {
     pub message: String,
     /// The provider's id of the request, from a header or the body.
     pub request_id: Option<String>,
-    /// Nothing should be sent with this credential for this long: a spend cap or a used-up window.
+    /// Which limit refused the request, if one did.
+    pub limit: Option<LimitKind>,
+    /// Nothing should be taken from the same quota for this long, whoever asks: the limit's own
+    /// word, the end of a spend cap or of a used-up window.
     pub stop_for: Option<Duration>,
     /// What the reader can do about it.
     pub advice: Advice,
@@ -56,6 +61,7 @@ impl Judged {
             error_code: None,
             message: String::new(),
             request_id: None,
+            limit: None,
             stop_for: None,
             advice: Advice::None,
         }
@@ -121,6 +127,7 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestam
         message: error.message.unwrap_or_else(|| unreadable(status)),
         error_type: error.error_type,
         error_code: error.code,
+        limit: ruling.limit,
         stop_for: ruling.stop_for,
         advice: ruling.advice,
     }
@@ -253,7 +260,13 @@ pub fn judge_timeout(which: Timeout) -> Judged {
             Advice::ShortenOrStream,
         ),
     };
-    Judged::of(Verdict::new(label, blame, Again::Here), message, advice)
+    let verdict = Verdict::new(label, blame, Again::Here);
+    // A connection or an answer that hangs is the network's or one machine's fault as often as not.
+    let verdict = match which {
+        Timeout::Headers | Timeout::FirstContent | Timeout::Total => verdict.overloaded(),
+        Timeout::Connect | Timeout::Stall | Timeout::Events => verdict,
+    };
+    Judged::of(verdict, message, advice)
 }
 
 /// The status that an error inside a 200 would have had; kinds that are not known count as internal
@@ -287,6 +300,7 @@ fn judge_error(body: &[u8], now: Timestamp) -> Judged {
         request_id: error.request_id,
         error_type: error.error_type,
         error_code: error.code,
+        limit: ruling.limit,
         stop_for: ruling.stop_for,
         advice: ruling.advice,
     }

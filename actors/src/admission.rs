@@ -33,13 +33,14 @@ use tokio::time::Instant;
 use crate::breaker::Knock;
 use crate::caller::{CallContext, rejected_by, rejected_for, rejection};
 use crate::error::{Rejected, Rejection};
-use crate::limiter::{Lease, Reservation};
+use crate::limiter::{Lease, Limiter, Reservation};
 use crate::permit::Permit;
+use crate::policy::concurrency::Leaving;
 use crate::policy::quota::Cost;
-use crate::policy::wait_queue::Priority;
+use crate::policy::wait_queue::{Priority, Tenant};
 #[cfg(doc)]
 use crate::system::System;
-use crate::system::Target;
+use crate::system::{Quota, Target};
 
 /// On which terms a permit is asked for.
 #[derive(Debug, Clone)]
@@ -54,6 +55,8 @@ pub struct Terms {
     pub cost: Cost,
     /// Its place among those who wait.
     pub priority: Priority,
+    /// For whom it is made: those who wait for a quota share it by tenant.
+    pub tenant: Tenant,
     /// Whether it is a retry: then it is paid for from the target's retry budget.
     pub again: bool,
     /// Breaker and quota are waited for until here; a moment that has passed means not at all.
@@ -76,6 +79,7 @@ impl Terms {
                 ..Cost::ZERO
             },
             priority: Priority::Normal,
+            tenant: Tenant::default(),
             again: false,
             until,
             held_until: until + AN_HOUR,
@@ -117,20 +121,50 @@ pub(crate) async fn admit(
 }
 
 async fn reserve(target: &Target, terms: &Terms) -> Result<Option<(Lease, Cost)>, Rejected> {
-    let Some(limiter) = target.limiter() else {
-        return Ok(None);
-    };
+    match target.limiter() {
+        Some(limiter) => Ok(Some((lease(limiter, terms).await?, terms.cost))),
+        None => Ok(None),
+    }
+}
+
+async fn lease(limiter: &Limiter, terms: &Terms) -> Result<Lease, Rejected> {
     let reservation = Reservation {
         call: Arc::clone(&terms.call),
         cost: terms.cost,
         priority: terms.priority,
+        tenant: terms.tenant.clone(),
         until: terms.until,
         expires: terms.held_until,
     };
     match limiter.reserve(reservation).await {
-        Ok(Ok(lease)) => Ok(Some((lease, terms.cost))),
+        Ok(Ok(lease)) => Ok(lease),
         Ok(Err(exhausted)) => Err(rejected_for(limiter.name(), exhausted)),
         Err(unanswered) => Err(refusal(rejection(unanswered), limiter.name())),
+    }
+}
+
+impl Quota {
+    /// Reserves tokens of this quota alone, for work that has no target and no breaker.
+    ///
+    /// Dropping the future gives a place in the queue up.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`] when the tokens can't be had by [`Terms::until`], told at once where that is known
+    /// at once, or the system has stopped.
+    pub async fn reserve(&self, terms: Terms) -> Result<Reserved, Rejected> {
+        lease(self.limiter(), &terms).await.map(Reserved)
+    }
+}
+
+/// Tokens held of a quota. Given back on drop, as if nothing had been sent.
+#[derive(Debug)]
+pub struct Reserved(Lease);
+
+impl Reserved {
+    /// Replaces the reserved cost by the true one: less is given back, more becomes debt.
+    pub fn settle(self, actual: Cost) {
+        self.0.settle(actual, Leaving::Success);
     }
 }
 

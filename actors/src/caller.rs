@@ -25,7 +25,7 @@ use crate::permit::Permit;
 use crate::policy::ladder::Ladder;
 use crate::policy::quota::{Cost, Learned};
 use crate::policy::retry::{Decision, MoveOn, Retry};
-use crate::policy::wait_queue::Priority;
+use crate::policy::wait_queue::{Priority, Tenant};
 use crate::system::Target;
 use crate::verdict::{Again, Blame, Verdict};
 
@@ -47,6 +47,8 @@ pub struct Call {
     pub patience: Duration,
     /// Its place among those who wait.
     pub priority: Priority,
+    /// For whom it is made: those who wait for a quota share it by tenant.
+    pub tenant: Tenant,
     /// How it is tried again.
     pub retry: Retry,
 }
@@ -86,6 +88,29 @@ impl Attempt {
     pub fn mark_sent(&self) {
         if let Some(permit) = self.permit.lock().as_mut() {
             permit.mark_sent();
+        }
+    }
+
+    /// What is reserved for the attempt; nothing where its target has no quota.
+    #[must_use]
+    pub fn reserved(&self) -> Cost {
+        self.permit
+            .lock()
+            .as_ref()
+            .map_or(Cost::ZERO, Permit::reserved)
+    }
+
+    /// Hands on what the answer says of the provider's buckets, as soon as it is known.
+    pub fn learn(&self, learned: Learned) {
+        if let Some(permit) = self.permit.lock().as_ref() {
+            permit.learn(learned);
+        }
+    }
+
+    /// Replaces what is reserved by a better estimate; see [`Permit::revise`].
+    pub fn revise(&self, estimate: Cost) {
+        if let Some(permit) = self.permit.lock().as_mut() {
+            permit.revise(estimate);
         }
     }
 
@@ -383,6 +408,7 @@ where
             call: Arc::clone(&self.call.id),
             cost,
             priority: self.call.priority,
+            tenant: self.call.tenant.clone(),
             until: self
                 .until
                 .min(self.call.deadline.checked_sub(useful).unwrap_or(asked)),

@@ -53,6 +53,8 @@ pub enum EventKind {
         quota: Arc<str>,
         /// When its turn is expected.
         until: Instant,
+        /// The place it is expected to have in the queue, from 1.
+        position: usize,
     },
     /// A call waits for a breaker to let it pass.
     WaitingForBreaker {

@@ -176,9 +176,9 @@ impl Hooks {
     pub fn on_wait(self, mut hook: impl FnMut(Wait<'_>) + Send + 'static) -> Self {
         self.on("on_wait", move |kind| {
             let (call, at, until) = match kind {
-                EventKind::WaitingForQuota { call, quota, until } => {
-                    (call, WaitAt::Quota(quota), Some(*until))
-                }
+                EventKind::WaitingForQuota {
+                    call, quota, until, ..
+                } => (call, WaitAt::Quota(quota), Some(*until)),
                 EventKind::WaitingForBreaker {
                     call,
                     target,

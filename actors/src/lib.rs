@@ -23,6 +23,7 @@ pub mod system;
 
 pub mod admission;
 pub mod caller;
+pub mod launch;
 pub mod permit;
 pub mod step;
 pub mod verdict;

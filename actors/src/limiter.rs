@@ -16,15 +16,22 @@ use crate::address::{Address, Alarm, Unanswered};
 use crate::cell::Cell;
 use crate::event::{EventKind, Events};
 use crate::policy::InvalidPolicy;
+use crate::policy::concurrency::Leaving;
 use crate::policy::quota::{Axis, Cost, Learned, LeaseId, Quota, QuotaSettings};
-use crate::policy::wait_queue::{Entry, Priority, WaitQueue};
+use crate::policy::wait_queue::{Entry, Priority, Tenant, WaitQueue};
 use crate::snapshot::LimiterSnapshot;
+
+mod waiting;
 
 /// How often leases past their end and waiters that left are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// How many of those who wait are looked at for leavers whenever one more comes.
-const SWEEP_AT_ONCE: usize = 4;
+/// How many of those who wait are looked at for leavers in one go: some tens of microseconds. A round
+/// takes as many goes as it has to, and other messages come in between.
+const SWEEP_AT_ONCE: usize = 256;
+
+/// How many of those who wait are served in one go.
+const SERVE_AT_ONCE: usize = 256;
 
 /// Low priority moves up one class for each of these spent waiting, so that it never starves.
 const AGE_AFTER: Duration = Duration::from_secs(30);
@@ -49,6 +56,17 @@ struct LimiterState {
     quota: Quota,
     queue: WaitQueue<Waiter>,
     swept: Instant,
+    /// What is left of the current round of looking for leavers.
+    to_sweep: usize,
+}
+
+/// What a limiter has to come back for.
+#[derive(Debug, Clone, Copy)]
+struct Next {
+    /// When.
+    at: Option<Instant>,
+    /// At once, when those who have asked meanwhile have been answered.
+    more: bool,
 }
 
 /// What a call asks of a limiter.
@@ -57,6 +75,8 @@ pub(crate) struct Reservation {
     pub(crate) call: Arc<str>,
     pub(crate) cost: Cost,
     pub(crate) priority: Priority,
+    /// Whose share of the quota it is taken from.
+    pub(crate) tenant: Tenant,
     /// The call won't wait longer than this.
     pub(crate) until: Instant,
     /// The lease is reclaimed some time after this.
@@ -83,12 +103,29 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Replaces the reserved cost by the true one.
-    pub(crate) fn settle(mut self, actual: Cost) {
+    /// Hands on what the answer to this attempt said of the buckets.
+    pub(crate) fn heard(&self, learned: Learned) {
+        self.limiter.note(Note::Heard {
+            lease: self.id,
+            learned: Box::new(learned),
+        });
+    }
+
+    /// Replaces the reserved cost by a better estimate while the attempt goes on.
+    pub(crate) fn revise(&self, estimate: Cost) {
+        self.limiter.note(Note::Revise {
+            lease: self.id,
+            estimate,
+        });
+    }
+
+    /// Replaces the reserved cost by the true one, and says how the attempt left.
+    pub(crate) fn settle(mut self, actual: Cost, leaving: Leaving) {
         self.settled = true;
         self.limiter.note(Note::Settle {
             lease: self.id,
             actual,
+            leaving,
         });
     }
 }
@@ -99,6 +136,7 @@ impl Drop for Lease {
             self.limiter.note(Note::Settle {
                 lease: self.id,
                 actual: Cost::ZERO,
+                leaving: Leaving::Neutral,
             });
         }
     }
@@ -114,8 +152,20 @@ struct Waiter {
 
 #[derive(Debug)]
 enum Note {
-    Settle { lease: LeaseId, actual: Cost },
-    Learn(Learned),
+    Settle {
+        lease: LeaseId,
+        actual: Cost,
+        leaving: Leaving,
+    },
+    Revise {
+        lease: LeaseId,
+        estimate: Cost,
+    },
+    Heard {
+        lease: LeaseId,
+        learned: Box<Learned>,
+    },
+    Learn(Box<Learned>),
 }
 
 #[derive(Debug)]
@@ -140,6 +190,7 @@ impl Limiter {
             quota: Quota::new(settings, now)?,
             queue: WaitQueue::new(queue_bound, AGE_AFTER)?,
             swept: now,
+            to_sweep: 0,
         };
         // Those who ask either wait in the queue, which is bounded, or are answered in microseconds.
         let address = Address::vacant(queue_bound.saturating_mul(2).saturating_add(1024));
@@ -197,9 +248,9 @@ impl Limiter {
         Box::pin(self.shared.address.ask(question, until)).await
     }
 
-    /// Hands on what the provider said of its buckets.
+    /// Hands on what the provider said of its buckets, apart from any attempt.
     pub(crate) fn learn(&self, learned: Learned) {
-        self.note(Note::Learn(learned));
+        self.note(Note::Learn(Box::new(learned)));
     }
 
     /// Reserves without the actor while nobody waits: there is no order to keep then, and a message
@@ -244,11 +295,17 @@ impl Limiter {
 
     pub(crate) fn snapshot(&self) -> LimiterSnapshot {
         let now = Instant::now();
-        self.shared.cell.read(|state| LimiterSnapshot {
+        let (quota, waiting, mut queue) = self.shared.cell.read(|state| {
+            let queue = waiting::look(&state.queue, &state.quota, now);
+            (state.quota.view(now), state.queue.len(), queue)
+        });
+        waiting::sort(&mut queue);
+        LimiterSnapshot {
             name: Arc::clone(&self.shared.name),
-            quota: state.quota.view(now),
-            waiting: state.queue.len(),
-        })
+            quota,
+            waiting,
+            queue,
+        }
     }
 }
 
@@ -274,7 +331,7 @@ impl Actor for LimiterActor {
             .cell
             .adopt(now, |state| state.quota.make_conservative(now));
         let mut alarm = Alarm::default();
-        self.serve(&myself, &mut alarm);
+        self.serve(&myself, &mut alarm, None);
         Ok(alarm)
     }
 
@@ -284,43 +341,48 @@ impl Actor for LimiterActor {
         message: LimiterMessage,
         alarm: &mut Alarm,
     ) -> Result<(), ActorProcessingErr> {
+        let mut asked = None;
         match message {
             LimiterMessage::Reserve { reservation, reply } => {
                 if reply.is_closed() {
                     return Ok(());
                 }
-                self.admit(reservation, reply);
+                asked = Some((reservation, reply));
             }
             LimiterMessage::Notes => {}
             LimiterMessage::Wake => alarm.rang(),
         }
-        self.serve(&myself, alarm);
+        self.serve(&myself, alarm, asked);
         Ok(())
     }
 }
 
 impl LimiterActor {
-    /// Grants, queues or refuses one reservation.
-    fn admit(&self, reservation: Reservation, reply: Reply) {
+    /// Grants, queues or refuses a reservation, serves the queue, and sets the timer for what has to
+    /// wait.
+    fn serve(
+        &self,
+        myself: &ActorRef<LimiterMessage>,
+        alarm: &mut Alarm,
+        asked: Option<(Reservation, Reply)>,
+    ) {
         let now = Instant::now();
         self.apply_notes(now);
-        self.limiter
-            .shared
-            .cell
-            .update(|state| state.admit(reservation, reply, now, &self.limiter));
-        self.limiter.shared.cell.moved_on();
-    }
-
-    /// Serves the queue and sets the timer for what has to wait.
-    fn serve(&self, myself: &ActorRef<LimiterMessage>, alarm: &mut Alarm) {
-        let now = Instant::now();
-        self.apply_notes(now);
-        let next = self
-            .limiter
-            .shared
-            .cell
-            .update(|state| state.serve(now, &self.limiter));
-        if let Some(at) = next
+        let shared = &self.limiter.shared;
+        let moves = asked.is_some();
+        let next = shared.cell.update(|state| {
+            if let Some((reservation, reply)) = asked {
+                state.admit(reservation, reply, now, &self.limiter);
+            }
+            state.serve(now, &self.limiter)
+        });
+        if moves {
+            shared.cell.moved_on();
+        }
+        if next.more {
+            shared.address.ring(LimiterMessage::Notes);
+        }
+        if let Some(at) = next.at
             && alarm.wants(at)
         {
             alarm.set(myself, at, LimiterMessage::Wake);
@@ -344,9 +406,17 @@ impl LimiterState {
     fn apply(&mut self, notes: impl IntoIterator<Item = Note>, now: Instant) {
         for note in notes {
             match note {
-                Note::Settle { lease, actual } => {
-                    self.quota.settle(lease, actual, now);
+                Note::Settle {
+                    lease,
+                    actual,
+                    leaving,
+                } => {
+                    self.quota.settle_as(lease, actual, leaving, now);
                 }
+                Note::Revise { lease, estimate } => {
+                    self.quota.revise(lease, estimate, now);
+                }
+                Note::Heard { lease, learned } => self.quota.heard(lease, &learned, now),
                 Note::Learn(learned) => self.quota.learn(&learned, now),
             }
         }
@@ -365,24 +435,26 @@ impl LimiterState {
                 Err(_) => {}
             }
         }
-        let ahead = self.queue.ahead(reservation.priority);
-        let wait = self.quota.wait_behind(ahead, reservation.cost, now);
+        let ahead = self.queue.ahead(reservation.priority, &reservation.tenant);
+        let wait = self.quota.wait_behind(ahead.cost, reservation.cost, now);
         let turn = now + wait;
         if turn > reservation.until {
             return refuse(reply, turn, None, false);
         }
-        drop(
-            self.queue
-                .sweep(SWEEP_AT_ONCE, |waiter| waiter.reply.is_closed()),
-        );
+        if self.queue.len() >= self.queue.bound() {
+            // Those who have left must not keep others out until the next round.
+            drop(self.queue.sweep(SWEEP_AT_ONCE, has_left));
+        }
         let (call, quota) = (
             Arc::clone(&reservation.call),
             Arc::clone(&limiter.shared.name),
         );
         let entry = Entry {
             priority: reservation.priority,
+            tenant: reservation.tenant.clone(),
             deadline: reservation.until,
             cost: reservation.cost,
+            share: waiting::share(&self.quota, reservation.cost, now),
             item: Waiter { reservation, reply },
         };
         match self.queue.push(entry, now) {
@@ -390,29 +462,28 @@ impl LimiterState {
                 call,
                 quota,
                 until: turn,
+                position: ahead.calls + 1,
             }),
             Err(waiter) => refuse(waiter.reply, turn, None, true),
         }
     }
 
-    /// Serves those whose turn it is. Says when to look again.
-    fn serve(&mut self, now: Instant, limiter: &Limiter) -> Option<Instant> {
-        if now.duration_since(self.swept) >= SWEEP_EVERY {
-            self.swept = now;
-            self.quota.sweep(now);
-            drop(
-                self.queue
-                    .sweep(usize::MAX, |waiter| waiter.reply.is_closed()),
-            );
-        }
+    /// Serves those whose turn it is, a bounded number of them.
+    fn serve(&mut self, now: Instant, limiter: &Limiter) -> Next {
+        self.sweep(now);
         for late in self.queue.expire(now) {
             let at = self.quota.ready_at(late.reservation.cost, now);
             refuse(late.reply, at, None, false);
         }
-        let mut next = None;
-        while let Some(first) = self.queue.first() {
+        let mut turn = None;
+        let mut served = 0;
+        while served < SERVE_AT_ONCE
+            && let Some(first) = self.queue.first()
+        {
+            served += 1;
             if first.item.reply.is_closed() {
-                self.queue.pop_first();
+                let ticket = first.ticket;
+                self.queue.remove(ticket);
                 continue;
             }
             let Reservation { cost, expires, .. } = first.item.reservation;
@@ -422,23 +493,43 @@ impl LimiterState {
                     None => drop(self.quota.refund(id, now)),
                 },
                 Err(refusal) => {
-                    next = Some(refusal.at);
+                    turn = Some(refusal.at);
                     break;
                 }
             }
         }
-        let next = [next, self.queue.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min();
-        let sweep = self.quota.next_expiry();
+        let deadline = self.queue.next_deadline();
+        let more = self.to_sweep > 0
+            || (turn.is_none() && !self.queue.is_empty())
+            || deadline.is_some_and(|at| at <= now);
+        let due = [turn, deadline, self.quota.next_expiry()];
         // Timers have a resolution of 1 ms; an alarm for this very moment would only spin.
-        [next, sweep]
+        let at = due
             .into_iter()
             .flatten()
             .min()
-            .map(|at| at.max(now + Duration::from_millis(1)))
+            .map(|at| at.max(now + Duration::from_millis(1)));
+        Next { at, more }
     }
+
+    /// Looks for leases past their end and, part by part, for waiters that left.
+    fn sweep(&mut self, now: Instant) {
+        if now.duration_since(self.swept) >= SWEEP_EVERY {
+            self.swept = now;
+            self.quota.sweep(now);
+            self.to_sweep = self.queue.places();
+        }
+        if self.queue.is_empty() {
+            self.to_sweep = 0;
+        }
+        let part = self.to_sweep.min(SWEEP_AT_ONCE);
+        self.to_sweep -= part;
+        drop(self.queue.sweep(part, has_left));
+    }
+}
+
+fn has_left(waiter: &Waiter) -> bool {
+    waiter.reply.is_closed()
 }
 
 fn grant(reply: Reply, limiter: &Limiter, id: LeaseId) {

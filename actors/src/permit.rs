@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::breaker::Ticket;
 use crate::gauge::Counted;
 use crate::limiter::Lease;
+use crate::policy::concurrency::Leaving;
 use crate::policy::quota::{Cost, Learned};
 use crate::system::Target;
 use crate::verdict::{Blame, Verdict};
@@ -91,10 +92,21 @@ impl Permit {
         }
     }
 
-    /// Hands on what the provider said of its buckets.
+    /// Hands on what the answer said of the provider's buckets, before the attempt is finished.
     pub fn learn(&self, learned: Learned) {
-        if let Some(limiter) = self.target.limiter() {
-            limiter.learn(learned);
+        if let Some(lease) = &self.lease {
+            lease.heard(learned);
+        }
+    }
+
+    /// Replaces what is reserved by a better estimate while the attempt goes on: the input that the
+    /// provider has counted, or more output than was expected.
+    pub fn revise(&mut self, estimate: Cost) {
+        if let Some(lease) = &self.lease
+            && estimate != self.reserved
+        {
+            self.reserved = estimate;
+            lease.revise(estimate);
         }
     }
 
@@ -110,7 +122,7 @@ impl Permit {
             Blame::Caller | Blame::Credential | Blame::Quota => Cost::ZERO,
         });
         if let Some(lease) = self.lease.take() {
-            lease.settle(actual);
+            lease.settle(actual, leaving(verdict));
         }
         if let Some(ticket) = self.ticket.take() {
             let until = self.content.unwrap_or_else(Instant::now);
@@ -130,10 +142,20 @@ impl Permit {
     }
 }
 
+/// What an end says of how many attempts the target takes at once.
+const fn leaving(verdict: &Verdict) -> Leaving {
+    match verdict.blame {
+        Blame::Nobody => Leaving::Success,
+        Blame::Quota => Leaving::Lost,
+        Blame::Target if verdict.overloaded => Leaving::Overloaded,
+        _ => Leaving::Neutral,
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.settle(self.request_alone());
+            lease.settle(self.request_alone(), Leaving::Neutral);
         }
     }
 }

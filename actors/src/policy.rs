@@ -9,7 +9,9 @@ use std::fmt::Display;
 
 pub mod backoff;
 pub mod circuit;
+pub mod concurrency;
 pub mod ladder;
+pub mod pace;
 pub mod quota;
 pub mod restart;
 pub mod retry;

@@ -1,9 +1,11 @@
 //! What each actor shows: plain data, read without asking the actor.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::policy::circuit::CircuitView;
-use crate::policy::quota::QuotaView;
+use crate::policy::quota::{Cost, QuotaView};
+use crate::policy::wait_queue::Priority;
 
 /// The whole system at one moment.
 #[derive(Debug, Clone)]
@@ -35,6 +37,53 @@ pub struct LimiterSnapshot {
     pub quota: QuotaView,
     /// Calls in its queue.
     pub waiting: usize,
+    /// Who they are.
+    pub queue: QueueSnapshot,
+}
+
+/// Those who wait for a quota.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct QueueSnapshot {
+    /// How many wait in each class, in the order of [`Priority::ALL`]; a call that has aged is in a
+    /// higher class than it began in.
+    pub by_class: [usize; 3],
+    /// For how many tenants somebody waits.
+    pub tenants: usize,
+    /// The 50 of them for whom most wait, those first.
+    pub by_tenant: Vec<TenantSnapshot>,
+    /// The next 50 calls, in the order in which they are served if nobody comes or leaves.
+    pub first: Vec<WaitingSnapshot>,
+}
+
+/// A tenant for whom calls wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TenantSnapshot {
+    /// Its name; none stands for all calls of no tenant.
+    pub name: Option<Arc<str>>,
+    /// How many wait.
+    pub waiting: usize,
+}
+
+/// A call that waits for a quota.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct WaitingSnapshot {
+    /// The call.
+    pub call: Arc<str>,
+    /// The class it came in.
+    pub priority: Priority,
+    /// For whom it is made.
+    pub tenant: Option<Arc<str>>,
+    /// Its place, from 1.
+    pub position: usize,
+    /// How much longer it waits, if nobody comes or leaves.
+    pub eta: Duration,
+    /// How long it has waited.
+    pub waited: Duration,
+    /// What it will reserve.
+    pub cost: Cost,
 }
 
 /// One target.

@@ -15,6 +15,8 @@ pub struct Verdict {
     pub again: Again,
     /// The server's own hint: no attempt on this target before this much time has passed.
     pub not_before: Option<Duration>,
+    /// The target had too much to do: it said so, or did not answer in time.
+    pub overloaded: bool,
     /// Stable word for logs and metrics, such as `overloaded`. Values are few and fixed.
     pub label: &'static str,
 }
@@ -25,6 +27,7 @@ impl Verdict {
         blame: Blame::Nobody,
         again: Again::Never,
         not_before: None,
+        overloaded: false,
         label: "ok",
     };
 
@@ -33,6 +36,7 @@ impl Verdict {
         blame: Blame::Departed,
         again: Again::Never,
         not_before: None,
+        overloaded: false,
         label: "departed",
     };
 
@@ -43,6 +47,7 @@ impl Verdict {
             blame,
             again,
             not_before: None,
+            overloaded: false,
             label,
         }
     }
@@ -51,6 +56,13 @@ impl Verdict {
     #[must_use]
     pub const fn not_before(mut self, hint: Option<Duration>) -> Self {
         self.not_before = hint;
+        self
+    }
+
+    /// The same judgement of a target that had too much to do.
+    #[must_use]
+    pub const fn overloaded(mut self) -> Self {
+        self.overloaded = true;
         self
     }
 

@@ -10,6 +10,7 @@ use http::{HeaderMap, Method, StatusCode};
 pub use super::reply_stream::ReplyStream;
 use crate::delivery::Delivery;
 use crate::profile::{Profile, Timeouts};
+use crate::provider::anthropic::usage::Tokens;
 
 /// One request for the provider, as a client wrote it.
 #[derive(Clone)]
@@ -26,6 +27,9 @@ pub struct Ask {
     pub route: Option<String>,
     /// Another profile than the route's.
     pub profile: Option<Profile>,
+    /// For whom it is: calls that wait for a quota share it by tenant, as `[tenants]` of the
+    /// configuration weighs them. None: the one tenant of all calls that name none.
+    pub tenant: Option<String>,
     /// Another delivery than the route's or the profile's.
     pub delivery: Option<Delivery>,
     /// Other time limits than the route's or the profile's. Connections are shared between calls, so
@@ -34,6 +38,15 @@ pub struct Ask {
     /// How often the client says it has sent this call before. From the first such retry on, a
     /// rung makes one attempt: the client's own loop is running, and loops multiply.
     pub client_retries: u32,
+    /// Hears what the call used.
+    pub meter: Option<Arc<dyn Meter>>,
+}
+
+/// Hears what a call used, once, when it is over: answered to its end, failed, or left by its caller.
+/// One that was refused before it began is not heard of; its meter is dropped.
+pub trait Meter: fmt::Debug + Send + Sync {
+    /// All attempts together. A lower bound where an answer did not come whole.
+    fn used(&self, tokens: &Tokens);
 }
 
 impl fmt::Debug for Ask {
@@ -58,9 +71,11 @@ impl Ask {
             body,
             route: None,
             profile: None,
+            tenant: None,
             delivery: None,
             timeouts: None,
             client_retries: 0,
+            meter: None,
         }
     }
 }

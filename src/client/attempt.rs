@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt};
@@ -14,7 +13,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use seawall_actors::caller::{Attempt, Outcome};
-use seawall_actors::policy::quota::{AxisWord, Cost, Learned};
+use seawall_actors::policy::quota::{Axis, AxisWord, Cost, Learned, RefusedBy};
 use seawall_actors::verdict::Verdict;
 use tokio::time::{Instant, timeout_at};
 
@@ -25,8 +24,8 @@ use crate::provider::anthropic::limits::{AxisLimits, RateLimits};
 use crate::provider::anthropic::usage::{Tokens, Usage};
 use crate::transport::{Body, Response};
 use crate::verdict::{
-    Judged, Timeout, judge, judge_broken, judge_draining, judge_timeout, judge_truncated,
-    read_answer,
+    Axes, Judged, LimitKind, Timeout, judge, judge_broken, judge_draining, judge_timeout,
+    judge_truncated, read_answer,
 };
 
 /// The provider's answer to one attempt.
@@ -124,12 +123,17 @@ async fn send(
             .boxed()
             .await;
     }
+    // At once: by the end of a long answer it would be old.
+    attempt.learn(Learned {
+        accepted: true,
+        ..learned.unwrap_or_default()
+    });
     if is_event_stream(&response.headers, exchange.streams) {
-        return opening::open(exchange, prepared, attempt, response, learned)
+        return opening::open(exchange, prepared, attempt, response)
             .boxed()
             .await;
     }
-    whole((exchange, prepared), attempt, response, learned, patience).await
+    whole((exchange, prepared), attempt, response, patience).await
 }
 
 /// Reads an answer that is not streamed.
@@ -137,7 +141,6 @@ async fn whole(
     (exchange, prepared): (&Exchange, &Prepared),
     attempt: &Attempt,
     response: Response,
-    learned: Option<Learned>,
     patience: Instant,
 ) -> Outcome<Answer, Failure> {
     let Response {
@@ -153,7 +156,7 @@ async fn whole(
     };
     let bytes = match collected {
         Ok(bytes) => bytes,
-        Err(judged) => return fail(exchange, attempt, judged, None, (None, learned)),
+        Err(judged) => return fail(exchange, attempt, judged, None, (None, None)),
     };
     let (judged, usage) = if exchange.is_json() {
         read_answer(&headers, &bytes, now)
@@ -161,7 +164,7 @@ async fn whole(
         (Judged::ok(), Usage::from_body(&bytes))
     };
     if !judged.verdict.is_ok() {
-        return fail(exchange, attempt, judged, None, (None, learned));
+        return fail(exchange, attempt, judged, None, (None, None));
     }
     exchange.count_attempt((attempt.number, attempt.rung), &Verdict::OK);
     if let Some(usage) = &usage {
@@ -177,7 +180,7 @@ async fn whole(
         }),
         verdict: Verdict::OK,
         cost,
-        learned,
+        learned: None,
     }
 }
 
@@ -202,25 +205,40 @@ async fn refused(
         Err(_) => (Bytes::new(), true),
     };
     let judged = judge(status, &headers, &bytes, now);
-    let learned = match judged.stop_for.or_else(|| quota_pause(&judged.verdict)) {
-        Some(pause) => Some(Learned {
-            stop_for: Some(pause),
+    let stop_for = judged.stop_for;
+    let refused_by = judged.limit.and_then(refused_by);
+    let learned =
+        (learned.is_some() || stop_for.is_some() || refused_by.is_some()).then(|| Learned {
+            stop_for,
+            refused_by,
             ..learned.unwrap_or_default()
-        }),
-        None => learned,
-    };
+        });
     let answer = (!broken).then_some((status, headers, bytes));
     // A status line without a success means that the provider did not process the request.
     let cost = answer.is_some().then_some(Cost::ZERO);
     fail(exchange, attempt, judged, answer, (cost, learned))
 }
 
-/// A 429's hint holds for everybody who shares the quota.
-fn quota_pause(verdict: &Verdict) -> Option<Duration> {
-    use seawall_actors::verdict::{Again, Blame};
-    (verdict.blame == Blame::Quota && verdict.again == Again::Here)
-        .then_some(verdict.not_before)
-        .flatten()
+/// Which limit a refusal speaks of, as the quota knows it.
+const fn refused_by(limit: LimitKind) -> Option<RefusedBy> {
+    match limit {
+        LimitKind::Bucket { axes, .. } => Some(RefusedBy::Bucket(only(axes))),
+        LimitKind::Ramp => Some(RefusedBy::Ramp),
+        LimitKind::Connections => Some(RefusedBy::Connections),
+        LimitKind::SpendCap { .. } | LimitKind::Window { .. } => Some(RefusedBy::Whole),
+        // The first is another quota's word, the second the request's own fault.
+        LimitKind::FastMode | LimitKind::LargerThanBucket => None,
+    }
+}
+
+/// The axis that is meant, where it is one.
+const fn only(axes: Axes) -> Option<Axis> {
+    match (axes.requests, axes.input, axes.output) {
+        (true, false, false) => Some(Axis::Requests),
+        (false, true, false) => Some(Axis::Input),
+        (false, false, true) => Some(Axis::Output),
+        _ => None,
+    }
 }
 
 /// Ends an attempt without an answer. `cost` is absent where only the verdict tells it.
@@ -232,6 +250,7 @@ pub(super) fn fail(
     (cost, learned): (Option<Cost>, Option<Learned>),
 ) -> Outcome<Answer, Failure> {
     exchange.count_attempt((attempt.number, attempt.rung), &judged.verdict);
+    exchange.alert(attempt.rung, &judged);
     let verdict = judged.verdict;
     Outcome::Ended {
         result: Err(Failure {
@@ -294,23 +313,26 @@ pub(super) const fn true_cost(tokens: Tokens) -> Cost {
     }
 }
 
+/// Remaining tokens come in whole thousands, as every recording shows; requests are exact.
+const TOKENS_ROUNDED_TO: u64 = 1_000;
+
 fn learned(limits: &RateLimits) -> Option<Learned> {
     if limits.is_silent() {
         return None;
     }
-    let word = |axis: &AxisLimits| {
+    let word = |axis: &AxisLimits, rounded_to| {
         axis.limit.map(|limit| AxisWord {
             limit: Some(limit),
             remaining: axis.remaining,
-            full_in: axis.full_in,
+            rounded_to,
         })
     };
     Some(Learned {
         axes: [
-            word(&limits.requests),
-            word(&limits.input),
-            word(&limits.output),
+            word(&limits.requests, 1),
+            word(&limits.input, TOKENS_ROUNDED_TO),
+            word(&limits.output, TOKENS_ROUNDED_TO),
         ],
-        stop_for: None,
+        ..Learned::default()
     })
 }

@@ -11,17 +11,18 @@ use seawall_actors::caller::{Attempt, CallReport};
 use seawall_actors::verdict::Verdict;
 use tokio::time::Instant;
 
-use super::ask::{Ask, Endpoint};
-use super::expectation::Expectation;
+use super::ask::{Ask, Endpoint, Meter};
+use super::expectation::{Expectation, Expected};
 use super::stream_ends::StreamEnds;
 use crate::config::OnDisconnect;
 use crate::delivery::Delivery;
 use crate::profile::{Profile, Timeouts};
+use crate::provider::anthropic::headers::Credential;
 use crate::provider::anthropic::stream::StreamWatch;
 use crate::provider::anthropic::usage::{Tokens, Usage};
-use crate::telemetry::{self, CallRecord, Spent, Telemetry};
+use crate::telemetry::{self, CallRecord, SpendCap, Spent, Telemetry};
 use crate::transport::{Request, Transport};
-use crate::verdict::{Timeout, judge_timeout};
+use crate::verdict::{Judged, LimitKind, Timeout, judge_timeout};
 
 /// Part of the time left that one attempt without streaming may use.
 const WHOLE_SHARE: f64 = 0.6;
@@ -44,6 +45,7 @@ pub(super) struct Exchange {
     pub(super) began: Instant,
     pub(super) rungs: Vec<Arc<Prepared>>,
     pub(super) telemetry: Telemetry,
+    pub(super) meter: Option<Arc<dyn Meter>>,
     pub(super) ends: StreamEnds,
     /// What was asked, where the answer may have to be asked for again.
     pub(super) ask: Option<Ask>,
@@ -89,8 +91,8 @@ pub(super) struct Prepared {
     pub(super) credential_source: Arc<str>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) expectation: Arc<Expectation>,
-    /// The estimate that was reserved, before any correction.
-    pub(super) estimated_input: u64,
+    /// What it is expected to take.
+    pub(super) expected: Expected,
 }
 
 impl Prepared {
@@ -184,10 +186,28 @@ impl Exchange {
         }
     }
 
+    /// Says once for each stop that a spend cap is reached.
+    pub(super) fn alert(&self, rung: usize, judged: &Judged) {
+        let (Some(LimitKind::SpendCap { .. }), Some(stop_for)) = (judged.limit, judged.stop_for)
+        else {
+            return;
+        };
+        let Some(prepared) = self.rungs.get(rung) else {
+            return;
+        };
+        let credential = Credential::from_headers(&prepared.headers);
+        self.telemetry.spend_cap(&SpendCap {
+            fingerprint: credential.as_ref().map_or("", |c| c.fingerprint()),
+            target: &prepared.name,
+            advice: &judged.advice(&prepared.credential_source),
+            stop_for,
+        });
+    }
+
     /// Bills a whole answer to the models that wrote it.
     pub(super) fn bill(&self, prepared: &Prepared, usage: &Usage) {
         let tokens = usage.billed();
-        prepared.expectation.learn(prepared.estimated_input, tokens);
+        prepared.expectation.learn(&prepared.expected, tokens);
         let spent = self
             .telemetry
             .bill(prepared.model.as_ref(), &usage.billed_by_model(), true);
@@ -216,6 +236,9 @@ impl Exchange {
             return;
         }
         let progress = self.progress.lock().clone();
+        if let Some(meter) = &self.meter {
+            meter.used(&progress.spent.tokens);
+        }
         let last = progress.last;
         let prepared = self.rungs.get(last.rung);
         let record = CallRecord {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 use seawall_actors::caller::{Attempt, Outcome};
-use seawall_actors::policy::quota::{Cost, Learned};
+use seawall_actors::policy::quota::Cost;
 use seawall_actors::verdict::Verdict;
 use tokio::time::{Instant, timeout_at};
 
@@ -25,7 +25,6 @@ pub(super) async fn open(
     prepared: &Arc<Prepared>,
     attempt: &Attempt,
     response: Response,
-    learned: Option<Learned>,
 ) -> Outcome<Answer, Failure> {
     let Response {
         status,
@@ -36,28 +35,18 @@ pub(super) async fn open(
         Arc::clone(exchange),
         Arc::clone(prepared),
         (attempt.number, attempt.rung),
-        body,
+        (body, attempt.reserved()),
         attempt.deadline,
     );
     if let Err(broken) = read(exchange, attempt, &mut watched).await {
-        return failed(
-            exchange,
-            attempt,
-            (status, headers),
-            (watched, broken),
-            learned,
-        )
-        .await;
+        return failed(exchange, attempt, (status, headers), (watched, broken)).await;
     }
     if exchange.delivery == Delivery::Complete {
-        return whole(exchange, attempt, (status, headers), watched, learned);
+        return whole(exchange, attempt, (status, headers), watched);
     }
     let Some(permit) = attempt.take_permit() else {
-        return fail(exchange, attempt, judge_truncated(), None, (None, learned));
+        return fail(exchange, attempt, judge_truncated(), None, (None, None));
     };
-    if let Some(learned) = learned {
-        permit.learn(learned);
-    }
     watched.release(permit);
     Outcome::Committed(Answer {
         status,
@@ -78,6 +67,9 @@ async fn read(
             marked = true;
             attempt.mark_content();
             exchange.saw_content(at);
+        }
+        if let Some(estimate) = watched.better_estimate() {
+            attempt.revise(estimate);
         }
         let release = match (exchange.delivery, watched.first_content()) {
             _ if watched.is_over() => return Ok(()),
@@ -113,7 +105,6 @@ fn whole(
     attempt: &Attempt,
     (status, headers): (StatusCode, HeaderMap),
     watched: Watched,
-    learned: Option<Learned>,
 ) -> Outcome<Answer, Failure> {
     let (events, usage) = watched.into_whole();
     exchange.count_attempt((attempt.number, attempt.rung), &Verdict::OK);
@@ -125,7 +116,7 @@ fn whole(
         }),
         verdict: Verdict::OK,
         cost: Some(true_cost(usage.billed())),
-        learned,
+        learned: None,
     }
 }
 
@@ -134,7 +125,6 @@ async fn failed(
     attempt: &Attempt,
     (status, headers): (StatusCode, HeaderMap),
     (watched, broken): (Watched, BrokenOff),
-    learned: Option<Learned>,
 ) -> Outcome<Answer, Failure> {
     // An error as the answer's first word is a refusal before anything was processed.
     let cost = if watched.has_started() {
@@ -147,5 +137,5 @@ async fn failed(
         Some(said) => Some((status, headers, watched.into_bytes(said).await)),
         None => None,
     };
-    fail(exchange, attempt, judged, answer, (cost, learned))
+    fail(exchange, attempt, judged, answer, (cost, None))
 }

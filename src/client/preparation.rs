@@ -9,18 +9,18 @@ use parking_lot::Mutex;
 use seawall_actors::caller::{Call, Rung};
 use seawall_actors::error::{Rejected, Rejection};
 use seawall_actors::policy::backoff::Backoff;
-use seawall_actors::policy::quota::Cost;
 use seawall_actors::policy::retry::Retry;
+use seawall_actors::policy::wait_queue::Tenant;
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::ask::{Ask, Endpoint};
 use super::exchange::{Exchange, Prepared, Progress};
+use super::expectation::Shape;
 use super::{Seawall, stacking};
 use crate::config::{self, Route};
 use crate::delivery::{Delivery, Hold};
 use crate::error::Error;
-use crate::estimate;
 use crate::provider::anthropic::headers::{self as wire, Credential, Form};
 use crate::provider::anthropic::request::{RequestView, splice_model};
 use crate::transport::Transport;
@@ -37,6 +37,7 @@ pub(super) struct Started {
 impl Seawall {
     /// How the call may go: its deadline, its place in queues and its retries.
     pub(super) fn plan(
+        tenants: &config::Tenants,
         exchange: &Exchange,
         ask: &Ask,
         route: &Route,
@@ -78,6 +79,10 @@ impl Seawall {
             continues: exchange.attempts_before > 0,
             patience,
             priority,
+            tenant: ask
+                .tenant
+                .as_deref()
+                .map_or_else(Tenant::default, |name| tenants.named(name)),
             retry,
         })
     }
@@ -118,6 +123,7 @@ impl Seawall {
             began: started.began,
             rungs: Vec::new(),
             telemetry: self.shared.telemetry.clone(),
+            meter: ask.meter.clone(),
             ends: self.shared.ends.clone(),
             ask: (delivery == Delivery::Resume || started.attempts > 0).then(|| ask.clone()),
             attempts_before: started.attempts,
@@ -176,20 +182,10 @@ impl Seawall {
                 (model, &credential),
             )
             .await?;
-        let estimated = view.map_or(0, |view| {
-            estimate::input_tokens(model.unwrap_or(""), &view.counts)
-        });
-        let cost = match ask.endpoint {
-            Endpoint::Messages => Cost {
-                requests: 1,
-                input: expectation.input(estimated),
-                output: expectation.output(view.and_then(|view| view.max_tokens)),
-            },
-            _ => Cost {
-                requests: 1,
-                input: 0,
-                output: 0,
-            },
+        let shape = Shape::of(model.unwrap_or(""), view);
+        let expected = match ask.endpoint {
+            Endpoint::Messages => expectation.expect(shape),
+            _ => expectation.request_only(shape),
         };
         let prepared = Prepared {
             name: name.into(),
@@ -200,8 +196,9 @@ impl Seawall {
             credential_source: source.into(),
             transport: self.transport(exchange.timeouts.connect),
             expectation,
-            estimated_input: estimated,
+            expected,
         };
+        let cost = expected.cost;
         Ok((prepared, Rung { target, cost }))
     }
 

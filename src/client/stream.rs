@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use seawall_actors::permit::Permit;
+use seawall_actors::policy::quota::Cost;
 use seawall_actors::verdict::{Blame, Verdict};
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
@@ -43,6 +44,9 @@ const LOOKS: u8 = 2;
 /// Most looks that the first event waits for. A turn takes a microsecond or two.
 const MOST_ROUNDS: u8 = 32;
 
+/// Output beyond what was expected is charged in steps of this many tokens.
+const OUTPUT_STEP: u64 = 256;
+
 /// How long a stream may take to close after its last word.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
@@ -63,6 +67,8 @@ pub(super) struct Watched {
     /// The start of an event whose end has not come.
     partial: BytesMut,
     gathering: Gathering,
+    /// What the attempt's quota was charged so far.
+    charged: Cost,
     released: Option<Released>,
     failed: Option<BrokenOff>,
     over: bool,
@@ -117,7 +123,7 @@ impl Watched {
         exchange: Arc<Exchange>,
         prepared: Arc<Prepared>,
         attempt: (u32, usize),
-        body: Body,
+        (body, charged): (Body, Cost),
         deadline: Instant,
     ) -> Self {
         let mut timeouts = exchange.timeouts;
@@ -138,6 +144,7 @@ impl Watched {
             ready_bytes: 0,
             partial: BytesMut::new(),
             gathering: Gathering::default(),
+            charged,
             released: None,
             failed: None,
             over: false,
@@ -166,6 +173,33 @@ impl Watched {
     /// Whether the provider has begun to work on the answer.
     pub(super) const fn has_started(&self) -> bool {
         self.watch.has_started()
+    }
+
+    /// A better estimate of the cost than what the quota was charged: the input is counted once the
+    /// message has started, and output is charged as it is produced, so it may pass what was expected.
+    pub(super) fn better_estimate(&mut self) -> Option<Cost> {
+        if self.charged == Cost::ZERO || !self.watch.has_started() {
+            return None;
+        }
+        let tokens = self.watch.billed();
+        let input = match tokens.quota_input() {
+            0 if tokens.cache_read == 0 => self.charged.input,
+            counted => counted,
+        };
+        let produced = self.watch.output_floor().max(tokens.output);
+        let output = if produced >= self.charged.output.saturating_add(OUTPUT_STEP) {
+            produced
+        } else {
+            self.charged.output
+        };
+        let better = Cost {
+            input,
+            output,
+            ..self.charged
+        };
+        let differs = better != self.charged;
+        self.charged = better;
+        differs.then_some(better)
     }
 
     /// When the answer has been silent for too long, and which clock says so.
@@ -364,6 +398,10 @@ impl Watched {
             };
             if let Err(broken) = arrived {
                 self.fail(broken);
+            } else if let Some(estimate) = self.better_estimate()
+                && let Some(permit) = self.released.as_mut().and_then(|r| r.permit.as_mut())
+            {
+                permit.revise(estimate);
             }
         }
     }

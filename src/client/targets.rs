@@ -17,7 +17,7 @@ use seawall_actors::system::{QuotaSpec, System, Target, TargetSpec};
 
 use super::Shared;
 use super::ask::Endpoint;
-use super::expectation::{Expectation, FirstContent};
+use super::expectation::{Accuracy, Expectation, FirstContent};
 use crate::config;
 use crate::error::Error;
 use crate::provider::anthropic::headers::Credential;
@@ -34,10 +34,6 @@ const LONGEST_NAME: usize = 96;
 
 /// Most expectations kept; as many as a system holds targets.
 const MOST: usize = 1024;
-
-/// A limit that is learned is the provider's own, for a whole minute. Shorter bursts than that are
-/// only known to be enforced where the user says so.
-const LEARNED_BURST: Duration = Duration::from_secs(60);
 
 /// Part of the provider's burst that is used. The rest absorbs what reservations can't know: how
 /// long a request travels, and what the provider itself estimates before it counts.
@@ -94,6 +90,18 @@ impl Targets {
             .collect();
         usual.sort_by(|(a, _), (b, _)| a.cmp(b));
         usual
+    }
+
+    /// How well prompts are estimated, by target and class.
+    pub(super) fn accuracies(&self) -> Vec<(Arc<str>, Vec<Accuracy>)> {
+        let expectations = self.expectations.read();
+        let mut all: Vec<_> = expectations
+            .iter()
+            .map(|(name, expected)| (Arc::clone(name), expected.accuracy()))
+            .filter(|(_, accuracy)| !accuracy.is_empty())
+            .collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
     }
 
     fn expectation(&self, full: &str) -> Arc<Expectation> {
@@ -176,7 +184,7 @@ fn quota_name(
 fn spec_of(config: &config::Config, quota: Option<&config::QuotaSettings>) -> QuotaSpec {
     let Some(quota) = quota else {
         let settings = QuotaSettings {
-            burst: LEARNED_BURST,
+            find_burst: true,
             ..QuotaSettings::default()
         };
         return QuotaSpec {

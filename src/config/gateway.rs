@@ -10,6 +10,10 @@ use subtle::ConstantTimeEq;
 use super::Overrides;
 use super::document::Section;
 
+mod limits;
+
+pub use limits::ClientLimits;
+
 /// Default address: loopback only.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4117);
 /// The Messages API's own limit on a request body.
@@ -27,6 +31,9 @@ pub struct Gateway {
     pub listen: SocketAddr,
     /// The keys that clients must present one of; empty: none is asked for.
     pub client_keys: Vec<ClientKey>,
+    /// What each client may use: a client key with what it says otherwise, or without client keys
+    /// whoever has one address.
+    pub limits: ClientLimits,
     /// Whether an address that is not loopback may be served without client keys.
     pub open: bool,
     /// Accepted `Host` values besides loopback names and the listening address, in lower case.
@@ -75,7 +82,8 @@ impl Gateway {
         let log_format = section
             .parsed("log_format", LogFormat::from_str)
             .map(toml::Spanned::into_inner);
-        let (client_keys, listed) = read_keys(&section);
+        let limits = ClientLimits::read(section.section("limits"), &ClientLimits::default());
+        let (client_keys, listed) = read_keys(&section, &limits);
         if let (Some(open), false) = (
             open.as_ref().filter(|open| *open.get_ref()),
             client_keys.is_empty(),
@@ -92,6 +100,7 @@ impl Gateway {
                 .unwrap_or_else(|| listen.as_ref().map_or(LISTEN, |l| *l.get_ref())),
             open: flags.open || open.is_some_and(toml::Spanned::into_inner),
             client_keys,
+            limits,
             allowed_hosts: read_each(&section, "allowed_hosts", host),
             allowed_origins: read_each(&section, "allowed_origins", origin),
             body_limit: section
@@ -140,8 +149,12 @@ fn cores() -> usize {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientKey {
-    /// The client's name in logs and metrics.
+    /// The client's name in logs and metrics. It is the tenant of its calls.
     pub name: String,
+    /// Whether its calls may be for another tenant, in `x-seawall-tenant`.
+    pub any_tenant: bool,
+    /// What the client may use.
+    pub limits: ClientLimits,
     sha256: [u8; 32],
 }
 
@@ -149,6 +162,7 @@ impl fmt::Debug for ClientKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientKey")
             .field("name", &self.name)
+            .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
 }
@@ -230,7 +244,7 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// Returns the keys that can be used, and whether any are listed.
-fn read_keys(section: &Section<'_>) -> (Vec<ClientKey>, bool) {
+fn read_keys(section: &Section<'_>, limits: &ClientLimits) -> (Vec<ClientKey>, bool) {
     let doc = section.doc();
     let mut keys: Vec<ClientKey> = Vec::new();
     let entries = section.sections("client_keys");
@@ -238,10 +252,14 @@ fn read_keys(section: &Section<'_>) -> (Vec<ClientKey>, bool) {
     for entry in entries {
         let name = entry.parsed("name", |name| super::target::label(name).map(str::to_owned));
         let hash = entry.parsed("sha256", digest);
+        let any_tenant = entry.flag("any_tenant");
+        let limits = ClientLimits::read(entry.section("limits"), limits);
         match (name, hash) {
             (Some(name), Some(hash)) => {
                 let key = ClientKey {
                     name: name.get_ref().clone(),
+                    any_tenant: any_tenant.is_some_and(toml::Spanned::into_inner),
+                    limits,
                     sha256: *hash.get_ref(),
                 };
                 if keys.iter().any(|other| other.name == key.name) {

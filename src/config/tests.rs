@@ -1,3 +1,4 @@
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
@@ -104,9 +105,15 @@ fn the_examples_commented_lines_load_too() {
         .lines()
         .map(|line| {
             let setting = line.strip_prefix("# ").filter(|rest| {
-                ["client_keys =", "api_key_env ="]
-                    .iter()
-                    .any(|key| rest.starts_with(key))
+                [
+                    "client_keys =",
+                    "api_key_env =",
+                    "requests_per_minute =",
+                    "tokens_per_minute =",
+                    "concurrent_streams =",
+                ]
+                .iter()
+                .any(|key| rest.starts_with(key))
             });
             format!("{}\n", setting.unwrap_or(line))
         })
@@ -114,7 +121,55 @@ fn the_examples_commented_lines_load_too() {
     let text = text
         .replace("ANTHROPIC_API_KEY\"", "KEY\"")
         .replace("[targets.haiku]", "[targets.haiku]\napi_key_env = \"KEY\"");
-    assert_eq!(parse(&text).unwrap().gateway.client_keys.len(), 1);
+    let gateway = parse(&text).unwrap().gateway;
+    assert_eq!(gateway.client_keys.len(), 1);
+    assert_eq!(gateway.limits.concurrent_streams, NonZeroU32::new(20));
+}
+
+#[test]
+fn a_client_has_the_limits_that_it_is_given_and_else_everybodys() {
+    let text = "[gateway.limits]\nrequests_per_minute = 60\ntokens_per_minute = 1000\n\
+        [[gateway.client_keys]]\nname = \"a\"\n\
+        sha256 = \"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"\n\
+        limits = { requests_per_minute = 7, concurrent_streams = 2 }\n\
+        [[gateway.client_keys]]\nname = \"b\"\n\
+        sha256 = \"0f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"\n\
+        [targets.t]\napi_key_env = \"KEY\"";
+    let gateway = parse(text).unwrap().gateway;
+    let [own, common] = &gateway.client_keys[..] else {
+        panic!()
+    };
+    let limits = |limits: &ClientLimits| {
+        let of = |limit: Option<NonZeroU32>| limit.map(NonZeroU32::get);
+        let ClientLimits {
+            requests_per_minute,
+            tokens_per_minute,
+            concurrent_streams,
+        } = limits;
+        [
+            of(*requests_per_minute),
+            of(*tokens_per_minute),
+            of(*concurrent_streams),
+        ]
+    };
+    assert_eq!(limits(&own.limits), [Some(7), Some(1_000), Some(2)]);
+    assert_eq!(limits(&common.limits), [Some(60), Some(1_000), None]);
+    assert_eq!(common.limits, gateway.limits);
+    assert!(!parse("").unwrap().gateway.limits.is_any());
+}
+
+#[test]
+fn limits_out_of_range_or_mistyped_are_refused_by_name() {
+    refused(
+        "[gateway.limits]\nrequests_per_minute = 0",
+        "seawall.toml:2",
+        &["gateway.limits.requests_per_minute", "from 1 to"],
+    );
+    refused(
+        "[gateway]\nlimits = { token_per_minute = 5 }",
+        "seawall.toml:2",
+        &["token_per_minute", "`tokens_per_minute`"],
+    );
 }
 
 #[test]

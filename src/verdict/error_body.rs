@@ -36,6 +36,9 @@ struct Inner<'a> {
     message: Option<&'a RawValue>,
     #[serde(borrow, default)]
     details: Option<&'a RawValue>,
+    /// Where OpenAI and its compatible gateways put it.
+    #[serde(borrow, default)]
+    code: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -65,7 +68,9 @@ impl ErrorBody {
             message: inner
                 .as_ref()
                 .map_or_else(|| word(outer.error), |inner| word(inner.message)),
-            code: details.and_then(|details| word(details.error_code)),
+            code: details
+                .and_then(|details| word(details.error_code))
+                .or_else(|| word(inner.as_ref()?.code)),
             request_id: word(outer.request_id),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use seawall_actors::verdict::{Again, Blame, Verdict};
 
-use super::{Advice, ErrorBody, label, wording};
+use super::{Advice, ErrorBody, LimitKind, label, wording};
 use crate::provider::anthropic::limits::RateLimits;
 
 /// One row.
@@ -21,6 +21,8 @@ pub(super) struct Ruling {
     settled: bool,
     /// A pause that the provider's documents ask for where its headers ask for none.
     pause: Option<Duration>,
+    /// Which limit it was, and how long all who share it must wait.
+    pub(super) limit: Option<LimitKind>,
     pub(super) stop_for: Option<Duration>,
 }
 
@@ -33,6 +35,7 @@ impl Ruling {
             advice,
             settled: false,
             pause: None,
+            limit: None,
             stop_for: None,
         }
     }
@@ -53,23 +56,17 @@ impl Ruling {
         Self::new(label, Blame::Quota, Again::Here, advice)
     }
 
-    /// No money: settled until `until`, if that is known.
-    fn spend_cap(until: Option<Timestamp>, now: Timestamp) -> Self {
-        Self {
-            settled: true,
-            stop_for: until.and_then(|at| Duration::try_from(at.duration_since(now)).ok()),
-            ..Self::credential(label::SPEND_LIMIT, Advice::SpendLimit { until })
-        }
-    }
-
     /// The row for an answer of this status and body.
     pub(super) fn of(status: u16, error: &ErrorBody, limits: &RateLimits, now: Timestamp) -> Self {
-        if let Some(by_code) = Self::by_code(error, now) {
+        if let Some(limit) = LimitKind::of(status, error, limits, now) {
+            return Self::limited(limit, limits, now);
+        }
+        if let Some(by_code) = Self::by_code(error) {
             return by_code;
         }
         let message = error.message.as_deref().unwrap_or_default();
         match status {
-            400 => Self::bad_request(message, now),
+            400 => Self::bad_request(message),
             401 if wording::is_cors(message) => {
                 Self::caller(label::INVALID_REQUEST, Again::Never, Advice::RemoveOrigin)
             }
@@ -97,7 +94,6 @@ impl Ruling {
                 },
             ),
             413 => Self::caller(label::TOO_LARGE, Again::Never, Advice::TooLarge),
-            429 => Self::too_many(message, limits),
             501 => Self::target(label::SERVER_ERROR, Again::Elsewhere, Advice::TryLater),
             502 | 520..=524 => Self::target(label::BAD_GATEWAY, Again::Here, Advice::TryLater),
             503 => Self::target(label::UNAVAILABLE, Again::Here, Advice::TryLater),
@@ -113,19 +109,36 @@ impl Ruling {
         }
     }
 
+    /// The row of a limit.
+    fn limited(limit: LimitKind, limits: &RateLimits, now: Timestamp) -> Self {
+        let row = match limit {
+            LimitKind::Bucket { .. } => Self::quota(label::RATE_LIMITED, Advice::SlowDown),
+            LimitKind::Ramp => Self::quota(label::RAMP_LIMIT, Advice::RampUp),
+            LimitKind::FastMode => Self::quota(label::RATE_LIMITED, Advice::DropFastMode),
+            LimitKind::Window { .. } => Self::quota(label::RATE_LIMITED, Advice::WindowSpent),
+            LimitKind::Connections => Self::quota(label::CONCURRENCY_LIMIT, Advice::FewerAtOnce),
+            LimitKind::LargerThanBucket => Self::caller(
+                label::TOO_LARGE_FOR_QUOTA,
+                Again::Elsewhere,
+                Advice::TooLargeForQuota,
+            ),
+            LimitKind::SpendCap { until } => Self {
+                settled: true,
+                ..Self::credential(label::SPEND_LIMIT, Advice::SpendLimit { until })
+            },
+        };
+        let stop_for = limit.stop_for(limits, now);
+        Self {
+            pause: stop_for,
+            limit: Some(limit),
+            stop_for,
+            ..row
+        }
+    }
+
     /// Codes whose meaning differs from their status. An unknown code is no news.
-    fn by_code(error: &ErrorBody, now: Timestamp) -> Option<Self> {
-        let message = error.message.as_deref().unwrap_or_default();
+    fn by_code(error: &ErrorBody) -> Option<Self> {
         Some(match error.code.as_deref()? {
-            "ramp_limit_exceeded" => Self::quota(label::RAMP_LIMIT, Advice::RampUp),
-            // Lifted at midnight UTC on the first of the next month, says the provider.
-            "enforced_spend_limit_reached" => {
-                let until = wording::date_in(message).or_else(|| wording::next_month(now));
-                Self::spend_cap(until, now)
-            }
-            "contract_spend_limit_reached" | "linked_organization_spend_limit_reached" => {
-                Self::spend_cap(wording::date_in(message), now)
-            }
             "organization_on_hold" => Self::credential(label::PERMISSION, Advice::Permission),
             "request_body_timeout" => Self::new(
                 label::DISCONNECTED,
@@ -148,10 +161,7 @@ impl Ruling {
         })
     }
 
-    fn bad_request(message: &str, now: Timestamp) -> Self {
-        if wording::is_own_spend_limit(message) {
-            return Self::spend_cap(wording::date_in(message), now);
-        }
+    fn bad_request(message: &str) -> Self {
         if wording::is_credit_balance(message) {
             return Self {
                 settled: true,
@@ -181,34 +191,6 @@ impl Ruling {
         Self::caller(label::INVALID_REQUEST, Again::Never, advice)
     }
 
-    fn too_many(message: &str, limits: &RateLimits) -> Self {
-        // Every bucket is full and the provider refuses a repetition: the request alone is larger
-        // than a bucket. The recorded ones prove that waiting cannot help.
-        if limits.should_retry == Some(false) && limits.all_full() {
-            return Self::caller(
-                label::TOO_LARGE_FOR_QUOTA,
-                Again::Elsewhere,
-                Advice::TooLargeForQuota,
-            );
-        }
-        if let Some(window) = limits.unified.filter(|w| w.rejected) {
-            let open_to_some = window.accepted_share.is_some_and(|share| share > 0.0);
-            let stop_for = if open_to_some { None } else { window.reset_in };
-            return Self {
-                pause: stop_for,
-                stop_for,
-                ..Self::quota(label::RATE_LIMITED, Advice::WindowSpent)
-            };
-        }
-        if limits.fast_mode_spent {
-            return Self::quota(label::RATE_LIMITED, Advice::DropFastMode);
-        }
-        if message.starts_with("Number of concurrent connections") {
-            return Self::quota(label::CONCURRENCY_LIMIT, Advice::FewerAtOnce);
-        }
-        Self::quota(label::RATE_LIMITED, Advice::SlowDown)
-    }
-
     /// The headers' say: `x-should-retry` over the table, and how long to wait.
     pub(super) fn verdict(&self, limits: &RateLimits) -> Verdict {
         let again = match (limits.should_retry, self.again) {
@@ -222,6 +204,11 @@ impl Ruling {
         } else {
             None
         };
-        Verdict::new(self.label, self.blame, again).not_before(obeyed)
+        let verdict = Verdict::new(self.label, self.blame, again).not_before(obeyed);
+        if self.label == label::OVERLOADED {
+            verdict.overloaded()
+        } else {
+            verdict
+        }
     }
 }

@@ -355,7 +355,7 @@ fn the_five_kinds_of_too_many_requests() {
     );
     assert_eq!(
         (bucket.verdict.not_before, bucket.stop_for),
-        (Some(Duration::from_secs(23)), None)
+        (Some(Duration::from_secs(23)), Some(Duration::from_secs(23)))
     );
 
     let ramp = coded("rate_limit_error", "ramp_limit_exceeded", "x");

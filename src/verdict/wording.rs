@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
 
+use super::Axes;
+
 /// A cap that the organisation or workspace set for itself; it comes as a 400.
 pub(super) fn is_own_spend_limit(message: &str) -> bool {
     message.starts_with("You have reached your specified") && message.contains("usage limits")
@@ -15,6 +17,22 @@ pub(super) fn is_own_spend_limit(message: &str) -> bool {
 /// The prepaid credit is used up; it comes as a 400.
 pub(super) fn is_credit_balance(message: &str) -> bool {
     message.starts_with("Your credit balance is too low")
+}
+
+/// The buckets that a 429 names, such as `30,000 input tokens per minute`. Tokens of no kind are
+/// those of both.
+pub(super) fn axes(message: &str) -> Axes {
+    let message = message.to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    let input = says(&["input token", "request token"]);
+    let output = says(&["output token"]);
+    let either = says(&["tokens per min", "number of tokens", "tokens per day"]);
+    let both = either && !input && !output;
+    Axes {
+        requests: says(&["requests per", "number of requests"]),
+        input: input || both,
+        output: output || both,
+    }
 }
 
 /// A 401 that is about the browser, not the key.

@@ -15,7 +15,7 @@ use crate::source::{FEW, Source, Tally, bytes_of};
 /// 2^32 ms: no wait that a header commands is longer.
 const LONGEST_WAIT: Duration = Duration::from_millis(1 << 32);
 
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 30] = [
     "retry-after",
     "retry-after-ms",
     "x-should-retry",
@@ -33,6 +33,14 @@ const NAMES: [&str; 22] = [
     "anthropic-ratelimit-unified-fallback-percentage",
     "anthropic-fast-input-tokens-remaining",
     "anthropic-fast-output-tokens-remaining",
+    "anthropic-ratelimit-unified-representative-claim",
+    "anthropic-ratelimit-unified-7d-reset",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
     "request-id",
     "content-encoding",
     "connection",
@@ -172,7 +180,11 @@ fn target(input: &[u8]) -> &'static str {
     sane(verdict.not_before);
     // A date in a message may be far off: whoever obeys bounds it.
     if let Some(stop) = judged.stop_for {
-        assert!(now.checked_add(stop).is_ok(), "{stop:?}");
+        let told = now.checked_add(stop).is_ok();
+        assert!(told || stop <= LONGEST_WAIT, "{stop:?}");
+    }
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        assert!(judged.limit.is_some());
     }
     if verdict.not_before.is_some() {
         assert_eq!(verdict.again, Again::Here);

@@ -46,7 +46,7 @@ fn production(text: &str) -> String {
 }
 
 fn is_test(path: &str) -> bool {
-    path.ends_with("tests.rs")
+    path.ends_with("tests.rs") || path.contains("/tests/")
 }
 
 /// Files in which a forbidden word stands.

@@ -3,11 +3,15 @@
 // `cfg(test)` is always true here. It tells clippy that these modules are tests throughout, so that
 // their helpers may unwrap as their test functions may.
 #[cfg(test)]
+mod adaptive_concurrency;
+#[cfg(test)]
 mod architecture;
 #[cfg(test)]
 mod breaker_detection;
 #[cfg(test)]
 mod claude_code;
+#[cfg(test)]
+mod client_limits;
 #[cfg(test)]
 mod drain;
 #[cfg(test)]
@@ -38,6 +42,8 @@ mod retry_budgets;
 mod served;
 #[cfg(test)]
 mod sim_faults;
+#[cfg(test)]
+mod spend_cap;
 #[cfg(test)]
 mod stacked_retries;
 #[cfg(test)]

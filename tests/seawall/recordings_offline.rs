@@ -13,7 +13,7 @@ use seawall::provider::anthropic::request::{RequestView, splice_model};
 use seawall::provider::anthropic::stream::{End, StreamWatch};
 use seawall::provider::anthropic::usage::Usage;
 use seawall::transport::sse::SseDecoder;
-use seawall::verdict::{judge, judge_answer, label};
+use seawall::verdict::{Axes, LimitKind, judge, judge_answer, label};
 use seawall_actors::verdict::{Again, Blame};
 use serde_json::{Value, json};
 
@@ -392,4 +392,47 @@ fn every_recorded_request_is_understood_and_takes_another_model() {
         assert_eq!(back, Value::Object(value), "{}", e.file);
     }
     assert!(requests > 0);
+}
+
+#[test]
+fn every_recorded_429_is_of_a_known_kind() {
+    let tokens = |burst| {
+        let axes = Axes {
+            input: true,
+            ..Axes::default()
+        };
+        LimitKind::Bucket { axes, burst }
+    };
+    let requests = LimitKind::Bucket {
+        axes: Axes {
+            requests: true,
+            ..Axes::default()
+        },
+        burst: false,
+    };
+    let mut seen = 0;
+    for exchange in exchanges() {
+        let limit = judge(
+            exchange.status,
+            &exchange.headers,
+            exchange.body.as_bytes(),
+            exchange.at,
+        )
+        .limit;
+        if exchange.status != StatusCode::TOO_MANY_REQUESTS {
+            continue;
+        }
+        seen += 1;
+        let says = |text: &str| exchange.body.contains(text);
+        let header = |name: &str| exchange.headers.get(name).map(HeaderValue::as_bytes);
+        let full = header("anthropic-ratelimit-input-tokens-remaining") == Some(b"450000");
+        let expected = match header("x-should-retry") {
+            Some(b"false") => LimitKind::LargerThanBucket,
+            _ if says("input tokens per minute") => tokens(full),
+            _ if says("Number of requests") => requests,
+            _ => LimitKind::Connections,
+        };
+        assert_eq!(limit, Some(expected), "{}", exchange.file);
+    }
+    println!("{seen} recorded answers with status 429");
 }

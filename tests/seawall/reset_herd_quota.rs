@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use seawall_actors::policy::quota::{Cost, Learned, LeaseId, Quota, QuotaSettings};
-use seawall_actors::policy::wait_queue::{Entry, Priority, WaitQueue};
+use seawall_actors::policy::wait_queue::{Entry, Priority, Tenant, WaitQueue};
 use tokio::time::Instant;
 
 const CLIENTS: u32 = 100;
@@ -86,6 +86,8 @@ fn coordinated(burst: Duration, told: bool) -> (Provider, Duration) {
     for client in 0..CLIENTS {
         let entry = Entry {
             priority: Priority::Normal,
+            tenant: Tenant::default(),
+            share: 1,
             deadline,
             cost: ONE,
             item: client,

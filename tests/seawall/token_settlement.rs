@@ -157,6 +157,7 @@ fn run(max_tokens: u64, settlement: Settlement, seed: u64) -> Outcome {
             let learned = Learned {
                 axes: [None, None, remaining],
                 stop_for: refusal,
+                ..Learned::default()
             };
             quota.learn(&learned, now);
             if refusal.is_some() {

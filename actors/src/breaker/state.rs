@@ -11,7 +11,7 @@ use super::{Bar, Barred, Breaker, Knock, Note, Reply};
 use crate::policy::circuit::{Admission, Circuit, Pass, Signal, Transition};
 use crate::policy::quota::Cost;
 use crate::policy::retry_budget::RetryBudget;
-use crate::policy::wait_queue::{Entry, WaitQueue};
+use crate::policy::wait_queue::{Entry, Tenant, WaitQueue};
 
 /// How many of those who wait are looked at for leavers whenever one more comes.
 const SWEEP_AT_ONCE: usize = 4;
@@ -98,8 +98,10 @@ impl BreakerState {
         );
         let entry = Entry {
             priority: knock.priority,
+            tenant: Tenant::default(),
             deadline: knock.until,
             cost: Cost::ZERO,
+            share: 1,
             item: waiter,
         };
         match self.queue.push(entry, now) {

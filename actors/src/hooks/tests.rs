@@ -7,7 +7,7 @@ use super::*;
 use crate::caller::{Call, Outcome, Rung};
 use crate::policy::quota::Cost;
 use crate::policy::retry::Retry;
-use crate::policy::wait_queue::Priority;
+use crate::policy::wait_queue::{Priority, Tenant};
 use crate::step::StepSettings;
 use crate::system::{System, SystemSettings, Target, TargetSpec};
 use crate::verdict::{Again, Blame};
@@ -39,6 +39,7 @@ async fn call(system: &System, targets: &[&Target]) -> bool {
         continues: false,
         patience: Duration::from_secs(20),
         priority: Priority::Normal,
+        tenant: Tenant::default(),
         retry: Retry::default(),
     };
     let operation = |attempt: crate::caller::Attempt| async move {

@@ -115,6 +115,19 @@ impl TokenBucket {
         self.level = self.level.min(i128::from(level) * GRAINS);
     }
 
+    /// Moves the level by `by` whole tokens, up to the burst.
+    pub fn shift(&mut self, by: i64, now: Instant) {
+        self.refill(now);
+        let moved = self.level.saturating_add(i128::from(by) * GRAINS);
+        self.level = moved.min(grains(self.burst));
+    }
+
+    /// Whether nothing more fits in at `now`.
+    #[must_use]
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.level_at(now) >= grains(self.burst)
+    }
+
     /// Tokens gained a minute.
     #[must_use]
     pub const fn per_minute(&self) -> u64 {

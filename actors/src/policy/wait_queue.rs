@@ -1,34 +1,59 @@
-//! A bounded queue of waiters: by priority, then earliest deadline, then arrival.
+//! A bounded queue of waiters: by class, fairly between tenants, then earliest deadline, then arrival.
 //!
 //! The order is strict: the head is served first or nobody is, so a large request cannot be starved
 //! by small ones. Aging lifts an entry one class each time it has waited `age_after`, ahead of those
-//! in that class that have not aged, so a low priority cannot be starved either. Every operation is
-//! O(log n), the cost ahead of a newcomer O(1). Failure mode: when waits pass `age_after` as a rule,
-//! everything ages and the order tends to first come, first served.
+//! of its tenant in that class that have not aged, so a low priority cannot be starved either.
+//! How tenants share a class is told in `class`.
+//!
+//! Every operation is O(log n), the cost ahead of a newcomer O(1), and none looks at more than a fixed
+//! number of others: what is due by the thousand is done in parts, and who asks is told that there is
+//! more. Failure mode: when waits pass `age_after` as a rule, everything ages, and what is left of the
+//! order is fairness between tenants and first come, first served inside each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use slab::Slab;
 use tokio::time::Instant;
 
 use super::InvalidPolicy;
 use super::quota::Cost;
 
+mod ages;
+mod class;
+mod entry;
+mod heap;
+
+use ages::Ages;
+use class::{Class, Due, Load};
+use entry::Backlog;
+pub use entry::{Entry, Priority, Tenant, Ticket, Waiting};
+use heap::{Heap, Places};
+
 const MOST_WAITERS: usize = 1_000_000;
 const LONGEST_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Most that are lifted, and most that expire, in one go: some tens of microseconds.
+const AT_ONCE: usize = 256;
+
+/// An empty queue that was once longer than this gives its memory back.
+const KEPT_SLOTS: usize = 4_096;
 
 /// Waiters for a quota, in the order in which they are served.
 #[derive(Debug)]
 pub struct WaitQueue<T> {
     bound: usize,
     age_after: Duration,
-    entries: BTreeMap<Ticket, Slot<T>>,
-    order: BTreeSet<Rank>,
-    deadlines: BTreeSet<(Instant, Ticket)>,
-    lifts: BTreeSet<(Instant, Ticket)>,
-    waiting: [Sum; 3],
-    next_ticket: u64,
-    swept_to: Ticket,
+    slots: Slab<Slot<T>>,
+    classes: [Class; 3],
+    /// Where each slot stands in its tenant's order.
+    places: Places,
+    deadlines: Heap<(Instant, u64)>,
+    deadline_places: Places,
+    ages: Ages,
+    next_sequence: u64,
+    swept_to: usize,
     latest: Option<Instant>,
 }
 
@@ -49,13 +74,14 @@ impl<T> WaitQueue<T> {
         Ok(Self {
             bound,
             age_after,
-            entries: BTreeMap::new(),
-            order: BTreeSet::new(),
-            deadlines: BTreeSet::new(),
-            lifts: BTreeSet::new(),
-            waiting: [Sum::default(); 3],
-            next_ticket: 0,
-            swept_to: Ticket(0),
+            slots: Slab::new(),
+            classes: Default::default(),
+            places: Places::default(),
+            deadlines: Heap::default(),
+            deadline_places: Places::default(),
+            ages: Ages::default(),
+            next_sequence: 0,
+            swept_to: 0,
             latest: None,
         })
     }
@@ -67,147 +93,203 @@ impl<T> WaitQueue<T> {
     pub fn push(&mut self, entry: Entry<T>, now: Instant) -> Result<Ticket, T> {
         let now = self.advance(now);
         self.age(now);
-        if self.entries.len() >= self.bound {
+        // The bound is far below what a slot's number can hold.
+        let Ok(slot) = u32::try_from(self.slots.vacant_key()) else {
+            return Err(entry.item);
+        };
+        if self.slots.len() >= self.bound {
             return Err(entry.item);
         }
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket = self.next_ticket.wrapping_add(1);
-        let Entry {
-            priority,
-            deadline,
-            cost,
-            item,
-        } = entry;
+        let sequence = self.next_sequence;
+        self.next_sequence = self.next_sequence.wrapping_add(1);
+        let ticket = Ticket { sequence, slot };
+        let due = Due {
+            at: entry.deadline,
+            sequence,
+        };
+        let load = Load {
+            cost: entry.cost,
+            share: entry.share,
+        };
+        let class = entry.priority;
+        let account =
+            self.classes[class.index()].insert(&mut self.places, &entry.tenant, (slot, due), load);
+        let key = (entry.deadline, sequence);
+        self.deadlines.insert(&mut self.deadline_places, key, slot);
+        self.ages.insert(slot, now);
         let waiting = Waiting {
             ticket,
-            priority,
-            deadline,
-            cost,
+            priority: entry.priority,
+            tenant: entry.tenant,
+            deadline: entry.deadline,
+            cost: entry.cost,
+            share: entry.share,
             since: now,
-            item,
+            item: entry.item,
         };
-        let rank = Rank {
-            class: priority,
-            due: deadline,
-            ticket,
-        };
-        let lift = now.checked_add(self.age_after);
-        if let Some(at) = lift {
-            self.lifts.insert((at, ticket));
-        }
-        self.deadlines.insert((deadline, ticket));
-        self.order.insert(rank);
-        self.waiting[priority.index()].add(cost);
-        self.entries.insert(
-            ticket,
-            Slot {
-                waiting,
-                rank,
-                lift,
-            },
-        );
+        self.slots.insert(Slot {
+            waiting,
+            class,
+            account,
+            due: due.at,
+        });
         Ok(ticket)
     }
 
     /// The waiter that is served next.
     #[must_use]
     pub fn first(&self) -> Option<&Waiting<T>> {
-        let rank = self.order.first()?;
-        self.entries.get(&rank.ticket).map(|slot| &slot.waiting)
+        let slot = self.first_slot()?;
+        self.slots.get(slot as usize).map(|slot| &slot.waiting)
     }
 
-    /// Takes out the waiter that is served next.
+    /// Takes out the waiter that is served next, and charges its tenant.
     pub fn pop_first(&mut self) -> Option<Waiting<T>> {
-        let ticket = self.order.first()?.ticket;
-        self.take(ticket)
+        let slot = self.first_slot()?;
+        self.take(slot, true)
     }
 
-    /// Takes out the waiter with this ticket, if it still waits.
+    /// Takes out the waiter with this ticket, if it still waits. Its tenant is charged nothing.
     pub fn remove(&mut self, ticket: Ticket) -> Option<T> {
-        self.take(ticket).map(|waiting| waiting.item)
+        let slot = self.slots.get(ticket.slot as usize)?;
+        if slot.waiting.ticket != ticket {
+            return None;
+        }
+        self.take(ticket.slot, false).map(|waiting| waiting.item)
     }
 
-    /// Takes out everybody whose deadline has come, earliest first, and ages the rest.
+    /// Takes out those whose deadline has come, earliest first, and ages the rest. Does a bounded
+    /// part of it: [`next_deadline`](Self::next_deadline) has passed if there is more.
     pub fn expire(&mut self, now: Instant) -> Vec<T> {
         let now = self.advance(now);
         let mut expired = Vec::new();
-        while let Some(&(deadline, ticket)) = self.deadlines.first()
+        while expired.len() < AT_ONCE
+            && let Some(((deadline, _), slot)) = self.deadlines.first()
             && deadline <= now
         {
             // Drops the index entry even if the waiter were missing, so that the loop ends.
-            self.deadlines.remove(&(deadline, ticket));
-            expired.extend(self.remove(ticket));
+            self.deadlines.remove(&mut self.deadline_places, slot);
+            expired.extend(self.take(slot, false).map(|waiting| waiting.item));
         }
         self.age(now);
         expired
     }
 
-    /// Lifts everybody who has waited long enough. [`push`](Self::push) and
-    /// [`expire`](Self::expire) do it too; amortised, an entry is lifted at most three times.
+    /// Lifts those who have waited long enough, a bounded number of them. [`push`](Self::push) and
+    /// [`expire`](Self::expire) do it too; an entry is lifted at most three times.
     pub fn age(&mut self, now: Instant) {
         let now = self.advance(now);
-        while let Some(&(at, ticket)) = self.lifts.first()
-            && at <= now
-        {
-            self.lifts.remove(&(at, ticket));
-            self.lift(ticket, at);
+        for _ in 0..AT_ONCE {
+            let slots = &self.slots;
+            let lifts = |slot: u32| {
+                let slot = slots.get(slot as usize);
+                slot.map_or(0, |slot| slot.waiting.priority.lifts())
+            };
+            let Some((slot, at)) = self.ages.next(self.age_after, now, lifts) else {
+                break;
+            };
+            self.lift(slot, at);
         }
     }
 
     /// Takes out the waiters of which `left` says that they have gone.
     ///
-    /// Looks at `at_most` entries a call and goes on where the last call stopped, so that a bounded
-    /// look at every push and pop finds each leaver within one round of the queue.
+    /// Looks at `at_most` places a call and goes on where the last call stopped, so that a bounded
+    /// look at every push and pop finds each leaver within one round of [`places`](Self::places).
     pub fn sweep(&mut self, at_most: usize, mut left: impl FnMut(&T) -> bool) -> Vec<T> {
-        let from = self.swept_to;
-        let looked_at = at_most.min(self.entries.len());
-        let after = self.entries.range(from..);
-        let before = self.entries.range(..from);
         let mut gone = Vec::new();
-        let mut tickets = after.chain(before);
-        for (&ticket, slot) in tickets.by_ref().take(looked_at) {
-            if left(&slot.waiting.item) {
-                gone.push(ticket);
+        for _ in 0..at_most.min(self.places()) {
+            let Ok(slot) = u32::try_from(self.swept_to) else {
+                break;
+            };
+            let look = self.slots.get(self.swept_to);
+            if look.is_some_and(|slot| left(&slot.waiting.item)) {
+                gone.extend(self.take(slot, false).map(|waiting| waiting.item));
+            }
+            self.swept_to += 1;
+            if self.swept_to >= self.places() {
+                self.swept_to = 0;
             }
         }
-        self.swept_to = tickets.next().map_or(Ticket(0), |(&ticket, _)| ticket);
-        gone.into_iter()
-            .filter_map(|ticket| self.remove(ticket))
-            .collect()
+        gone
+    }
+
+    /// How many places a round of [`sweep`](Self::sweep) has: as many as have waited at once.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.places.len()
     }
 
     /// When the next waiter runs out of time.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|&(deadline, _)| deadline)
+        self.deadlines.first().map(|((deadline, _), _)| deadline)
     }
 
-    /// Cost of everybody who waits in this class or a higher one, by the class each has now.
+    /// Who is served before the next call of this class and tenant, if nobody else comes.
+    ///
+    /// Everybody in a higher class, by the class each has now, the tenant's own, and of the other
+    /// tenants in its class what their weights let go first: an estimate, within about one call of each of
+    /// those that wait.
     #[must_use]
-    pub fn ahead(&self, priority: Priority) -> Cost {
-        let mut sum = Sum::default();
-        for class in &self.waiting[..=priority.index()] {
-            sum.merge(class);
+    pub fn ahead(&self, priority: Priority, tenant: &Tenant) -> Ahead {
+        let mut ahead = Backlog::default();
+        for class in &self.classes[..priority.index()] {
+            ahead = ahead.plus(class.waiting());
         }
-        sum.cost()
+        let ahead = ahead.plus(&self.classes[priority.index()].ahead(tenant));
+        Ahead {
+            calls: ahead.len,
+            cost: ahead.cost(),
+        }
+    }
+
+    /// The first `at_most` waiters, in the order in which they are served if nobody comes or leaves.
+    #[must_use]
+    pub fn in_order(&self, at_most: usize) -> Vec<&Waiting<T>> {
+        let share = |slot: u32| self.slots.get(slot as usize).map_or(0, |s| s.waiting.share);
+        let slots = self.classes.iter().flat_map(|class| class.in_order(share));
+        let waiting = slots.filter_map(|slot| self.slots.get(slot as usize));
+        waiting.map(|slot| &slot.waiting).take(at_most).collect()
+    }
+
+    /// How many wait in each class, in the order of [`Priority::ALL`], by the class each has now.
+    #[must_use]
+    pub fn by_class(&self) -> [usize; 3] {
+        self.classes.each_ref().map(|class| class.waiting().len)
+    }
+
+    /// How many wait for each tenant, in no order. Calls of no tenant, and of tenants beyond the 1 024
+    /// that are kept apart in a class, go by the empty name.
+    #[must_use]
+    pub fn by_tenant(&self) -> HashMap<Arc<str>, usize> {
+        let mut tenants = HashMap::new();
+        for (name, calls) in self.classes.iter().flat_map(Class::tenants) {
+            *tenants.entry(Arc::clone(name)).or_default() += calls;
+        }
+        tenants
     }
 
     /// Number of waiters.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.slots.len()
     }
 
     /// Whether nobody waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.slots.is_empty()
     }
 
     /// Most waiters it holds.
     #[must_use]
     pub const fn bound(&self) -> usize {
         self.bound
+    }
+
+    fn first_slot(&self) -> Option<u32> {
+        self.classes.iter().find_map(Class::first)
     }
 
     /// A clock that goes backwards stands still here.
@@ -217,171 +299,75 @@ impl<T> WaitQueue<T> {
         now
     }
 
-    fn take(&mut self, ticket: Ticket) -> Option<Waiting<T>> {
+    fn take(&mut self, slot: u32, served: bool) -> Option<Waiting<T>> {
         let Slot {
             waiting,
-            rank,
-            lift,
-        } = self.entries.remove(&ticket)?;
-        self.order.remove(&rank);
-        self.deadlines.remove(&(waiting.deadline, ticket));
-        if let Some(at) = lift {
-            self.lifts.remove(&(at, ticket));
+            class,
+            account,
+            ..
+        } = self.slots.try_remove(slot as usize)?;
+        let load = Load {
+            cost: waiting.cost,
+            share: waiting.share,
+        };
+        let class = &mut self.classes[class.index()];
+        class.remove(&mut self.places, (account, slot), load, served);
+        self.deadlines.remove(&mut self.deadline_places, slot);
+        self.ages.remove(slot);
+        if self.slots.is_empty() && self.places.len() > KEPT_SLOTS {
+            self.slots = Slab::new();
+            self.places = Places::default();
+            self.deadlines = Heap::default();
+            self.deadline_places = Places::default();
+            self.ages = Ages::default();
+            self.swept_to = 0;
         }
-        self.waiting[rank.class.index()].subtract(waiting.cost);
         Some(waiting)
     }
 
-    /// Moves an entry one class up and ahead of all in it that have not aged: the instant of the
-    /// lift has passed, and a deadline has not.
-    fn lift(&mut self, ticket: Ticket, at: Instant) {
-        let Some(slot) = self.entries.get_mut(&ticket) else {
+    /// Moves an entry one class up and ahead of its tenant's in it that have not aged: the instant
+    /// of the lift has passed, and a deadline has not.
+    fn lift(&mut self, number: u32, at: Instant) {
+        let Some(slot) = self.slots.get_mut(number as usize) else {
             return;
         };
-        self.order.remove(&slot.rank);
-        self.waiting[slot.rank.class.index()].subtract(slot.waiting.cost);
-        let front = slot.rank.class == Priority::High;
-        slot.rank.class = slot.rank.class.raised();
-        slot.rank.due = slot.rank.due.min(at);
-        self.waiting[slot.rank.class.index()].add(slot.waiting.cost);
-        self.order.insert(slot.rank);
-        slot.lift = if front {
-            None
-        } else {
-            at.checked_add(self.age_after)
+        let load = Load {
+            cost: slot.waiting.cost,
+            share: slot.waiting.share,
         };
-        if let Some(next) = slot.lift {
-            self.lifts.insert((next, ticket));
-        }
+        let from = &mut self.classes[slot.class.index()];
+        from.remove(&mut self.places, (slot.account, number), load, false);
+        slot.class = slot.class.raised();
+        slot.due = slot.due.min(at);
+        let due = Due {
+            at: slot.due,
+            sequence: slot.waiting.ticket.sequence,
+        };
+        let tenant = &slot.waiting.tenant;
+        let to = &mut self.classes[slot.class.index()];
+        slot.account = to.insert(&mut self.places, tenant, (number, due), load);
     }
 }
 
-/// A call's place among those that wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+/// Who is served before a newcomer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Priority {
-    /// Somebody looks at the screen.
-    High,
-    /// The usual.
-    #[default]
-    Normal,
-    /// Nobody waits for it now.
-    Low,
-}
-
-impl Priority {
-    /// Stable lower-case word for logs and metric labels.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::High => "high",
-            Self::Normal => "normal",
-            Self::Low => "low",
-        }
-    }
-
-    const fn index(self) -> usize {
-        match self {
-            Self::High => 0,
-            Self::Normal => 1,
-            Self::Low => 2,
-        }
-    }
-
-    const fn raised(self) -> Self {
-        match self {
-            Self::High | Self::Normal => Self::High,
-            Self::Low => Self::Normal,
-        }
-    }
-}
-
-/// What is put into the queue.
-#[derive(Debug, Clone, Copy)]
-pub struct Entry<T> {
-    /// Class it starts in.
-    pub priority: Priority,
-    /// When it stops waiting.
-    pub deadline: Instant,
-    /// What it will reserve.
+pub struct Ahead {
+    /// How many.
+    pub calls: usize,
+    /// What they cost together.
     pub cost: Cost,
-    /// The waiter.
-    pub item: T,
 }
-
-/// A waiter in the queue.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub struct Waiting<T> {
-    /// Takes it out of the queue.
-    pub ticket: Ticket,
-    /// Class it was pushed with.
-    pub priority: Priority,
-    /// When it stops waiting.
-    pub deadline: Instant,
-    /// What it will reserve.
-    pub cost: Cost,
-    /// When it was pushed.
-    pub since: Instant,
-    /// The waiter.
-    pub item: T,
-}
-
-/// Names one waiter of one queue; never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(u64);
 
 #[derive(Debug)]
 struct Slot<T> {
     waiting: Waiting<T>,
-    rank: Rank,
-    /// When it is lifted next, as indexed in `lifts`.
-    lift: Option<Instant>,
-}
-
-/// The order of service, field by field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
+    /// Class it has now.
     class: Priority,
+    /// Its tenant's account in that class.
+    account: u32,
+    /// What its tenant's order goes by.
     due: Instant,
-    ticket: Ticket,
-}
-
-/// A sum of costs wide enough for a million of the largest, so that taking out is exact.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sum {
-    requests: u128,
-    input: u128,
-    output: u128,
-}
-
-impl Sum {
-    fn add(&mut self, cost: Cost) {
-        self.requests += u128::from(cost.requests);
-        self.input += u128::from(cost.input);
-        self.output += u128::from(cost.output);
-    }
-
-    fn subtract(&mut self, cost: Cost) {
-        self.requests = self.requests.saturating_sub(cost.requests.into());
-        self.input = self.input.saturating_sub(cost.input.into());
-        self.output = self.output.saturating_sub(cost.output.into());
-    }
-
-    const fn merge(&mut self, other: &Self) {
-        self.requests += other.requests;
-        self.input += other.input;
-        self.output += other.output;
-    }
-
-    fn cost(self) -> Cost {
-        let narrow = |sum| u64::try_from(sum).unwrap_or(u64::MAX);
-        Cost {
-            requests: narrow(self.requests),
-            input: narrow(self.input),
-            output: narrow(self.output),
-        }
-    }
 }
 
 #[cfg(test)]

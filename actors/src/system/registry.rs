@@ -39,6 +39,10 @@ impl Quota {
     pub fn name(&self) -> &Arc<str> {
         self.inner.limiter.name()
     }
+
+    pub(crate) fn limiter(&self) -> &Limiter {
+        &self.inner.limiter
+    }
 }
 
 /// A target: where attempts go, with its breaker and its quota. Cheap to clone.

@@ -15,7 +15,7 @@ use crate::event::{EventKind, Heard};
 use crate::policy::circuit::State;
 use crate::policy::quota::{Cost, QuotaSettings};
 use crate::policy::retry::Retry;
-use crate::policy::wait_queue::Priority;
+use crate::policy::wait_queue::{Priority, Tenant};
 use crate::step::StepError;
 use crate::verdict::{Again, Blame, Verdict};
 
@@ -56,6 +56,7 @@ fn call_to(targets: &[&Target], deadline: Duration) -> Call {
         continues: false,
         patience: deadline,
         priority: Priority::Normal,
+        tenant: Tenant::default(),
         retry: Retry::default(),
     }
 }

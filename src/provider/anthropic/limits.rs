@@ -3,13 +3,19 @@
 //! Three families are read, each on its own: requests, input tokens, output tokens. The fourth,
 //! `tokens`, only repeats the tightest of them. A family that is missing says nothing: most failures
 //! carry none. A reset is when the bucket will be *full*, is fixed at admission (so it is mostly past
-//! by the time the answer is here), and is 1970 on some 429s; such resets are dropped.
+//! by the time the answer is here), and is 1970 on some 429s; such resets are dropped. Where none of
+//! the three is there, OpenAI's names are tried, since compatible gateways send those.
 
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, StatusCode};
 use jiff::Timestamp;
+
+mod openai;
+mod unified;
+
+pub use unified::{Claim, Unified, Window};
 
 /// One axis of a quota as a response describes it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,15 +36,24 @@ impl AxisLimits {
     }
 }
 
-/// A subscription's usage window, sent for OAuth credentials only.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Unified {
-    /// The window refuses what is sent.
-    pub rejected: bool,
-    /// Time until the window opens again.
-    pub reset_in: Option<Duration>,
-    /// The share of requests that is accepted all the same, 0 to 1.
-    pub accepted_share: Option<f64>,
+/// The buckets of the fast mode, which has a pool of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the two that its headers have")]
+pub struct Fast {
+    /// Input tokens a minute.
+    pub input: AxisLimits,
+    /// Output tokens a minute.
+    pub output: AxisLimits,
+}
+
+impl Fast {
+    /// Whether one of its buckets is empty.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        [self.input, self.output]
+            .iter()
+            .any(|axis| axis.remaining == Some(0))
+    }
 }
 
 /// Everything that a response's headers say about limits.
@@ -56,8 +71,13 @@ pub struct RateLimits {
     pub should_retry: Option<bool>,
     /// A subscription's window.
     pub unified: Option<Unified>,
-    /// The bucket of the fast mode is the empty one.
-    pub fast_mode_spent: bool,
+    /// The buckets of the fast mode, on requests that asked for it.
+    pub fast: Option<Fast>,
+    /// `input` counts input and output tokens together, as OpenAI's headers do.
+    ///
+    /// There is no bucket for a sum here. The sum's limit stands for the input, which is most of an
+    /// agent's traffic, and the output that it does not see lowers `remaining` from answer to answer.
+    pub combined: bool,
 }
 
 impl RateLimits {
@@ -65,7 +85,7 @@ impl RateLimits {
     #[must_use]
     pub fn read(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Self {
         let failed = status.is_client_error() || status.is_server_error();
-        Self {
+        let mut read = Self {
             requests: axis(headers, &REQUESTS, now),
             input: axis(headers, &INPUT, now),
             output: axis(headers, &OUTPUT, now),
@@ -75,11 +95,18 @@ impl RateLimits {
                 None
             },
             should_retry: should_retry(headers),
-            unified: unified(headers, now),
-            fast_mode_spent: [&FAST_INPUT_REMAINING, &FAST_OUTPUT_REMAINING]
-                .iter()
-                .any(|name| integer(headers, name) == Some(0)),
+            unified: unified::read(headers, now),
+            fast: fast(headers, now),
+            combined: false,
+        };
+        if read.is_silent()
+            && let Some((requests, tokens)) = openai::read(headers)
+        {
+            read.requests = requests;
+            read.input = tokens;
+            read.combined = tokens != AxisLimits::default();
         }
+        read
     }
 
     /// Whether the response said nothing about any axis.
@@ -106,17 +133,8 @@ impl RateLimits {
 /// Longer waits than the official clients obey, 2^32 ms, are taken for garbage.
 const LONGEST_WAIT: Duration = Duration::from_millis(4_294_967_296);
 
-static FAST_INPUT_REMAINING: HeaderName =
-    HeaderName::from_static("anthropic-fast-input-tokens-remaining");
-static FAST_OUTPUT_REMAINING: HeaderName =
-    HeaderName::from_static("anthropic-fast-output-tokens-remaining");
 static RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 static SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
-static UNIFIED_STATUS: HeaderName = HeaderName::from_static("anthropic-ratelimit-unified-status");
-static UNIFIED_RESET: HeaderName = HeaderName::from_static("anthropic-ratelimit-unified-reset");
-static UNIFIED_SHARE: HeaderName =
-    HeaderName::from_static("anthropic-ratelimit-unified-fallback-percentage");
-
 struct AxisNames {
     limit: HeaderName,
     remaining: HeaderName,
@@ -138,6 +156,29 @@ static OUTPUT: AxisNames = AxisNames {
     remaining: HeaderName::from_static("anthropic-ratelimit-output-tokens-remaining"),
     reset: HeaderName::from_static("anthropic-ratelimit-output-tokens-reset"),
 };
+
+static FAST_INPUT: AxisNames = AxisNames {
+    limit: HeaderName::from_static("anthropic-fast-input-tokens-limit"),
+    remaining: HeaderName::from_static("anthropic-fast-input-tokens-remaining"),
+    reset: HeaderName::from_static("anthropic-fast-input-tokens-reset"),
+};
+static FAST_OUTPUT: AxisNames = AxisNames {
+    limit: HeaderName::from_static("anthropic-fast-output-tokens-limit"),
+    remaining: HeaderName::from_static("anthropic-fast-output-tokens-remaining"),
+    reset: HeaderName::from_static("anthropic-fast-output-tokens-reset"),
+};
+
+fn fast(headers: &HeaderMap, now: Timestamp) -> Option<Fast> {
+    // Most answers have none of them: two look-ups say so.
+    if !headers.contains_key(&FAST_INPUT.remaining) && !headers.contains_key(&FAST_OUTPUT.remaining)
+    {
+        return None;
+    }
+    Some(Fast {
+        input: axis(headers, &FAST_INPUT, now),
+        output: axis(headers, &FAST_OUTPUT, now),
+    })
+}
 
 fn axis(headers: &HeaderMap, names: &AxisNames, now: Timestamp) -> AxisLimits {
     AxisLimits {
@@ -176,25 +217,6 @@ pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
     }
 }
 
-fn unified(headers: &HeaderMap, now: Timestamp) -> Option<Unified> {
-    let status = text(headers, &UNIFIED_STATUS);
-    let reset = text(headers, &UNIFIED_RESET);
-    if status.is_none() && reset.is_none() {
-        return None;
-    }
-    Some(Unified {
-        rejected: status == Some("rejected"),
-        // Epoch seconds here, not RFC 3339 as in the other families.
-        reset_in: reset
-            .and_then(|t| t.parse::<i64>().ok())
-            .and_then(|s| Timestamp::from_second(s).ok())
-            .and_then(|at| until(at, now)),
-        accepted_share: text(headers, &UNIFIED_SHARE)
-            .and_then(|t| t.parse::<f64>().ok())
-            .filter(|share| (0.0..=1.0).contains(share)),
-    })
-}
-
 fn wait_of(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds)
         .ok()
@@ -216,159 +238,4 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-    use jiff::Timestamp;
-    use proptest::prelude::{any, prop, proptest};
-
-    use super::{AxisLimits, LONGEST_WAIT, RateLimits};
-
-    fn now() -> Timestamp {
-        "2026-11-24T12:00:00Z".parse().expect("a time")
-    }
-
-    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(k, v)| {
-                (
-                    HeaderName::from_static(k),
-                    HeaderValue::from_str(v).expect("a value"),
-                )
-            })
-            .collect()
-    }
-
-    fn wait(name: &'static str, value: &str) -> Option<Duration> {
-        RateLimits::read(
-            StatusCode::TOO_MANY_REQUESTS,
-            &headers(&[(name, value)]),
-            now(),
-        )
-        .retry_after
-    }
-
-    #[test]
-    fn a_wait_is_read_in_every_form_and_nonsense_is_no_wait() {
-        for (value, expected) in [
-            ("7", Some(Duration::from_secs(7))),
-            ("1.5", Some(Duration::from_millis(1500))),
-            (" 41 ", Some(Duration::from_secs(41))),
-            ("13262", Some(Duration::from_secs(13262))),
-            (
-                "Tue, 24 Nov 2026 12:00:30 GMT",
-                Some(Duration::from_secs(30)),
-            ),
-            ("Tue, 24 Nov 2026 11:59:30 GMT", None),
-            ("Tue, 24 Nov 9999 11:59:30 GMT", None),
-            ("0", None),
-            ("-3", None),
-            ("1e300", None),
-            ("NaN", None),
-            ("inf", None),
-            ("99999999999999999999999999", None),
-            ("soon", None),
-            ("", None),
-        ] {
-            assert_eq!(wait("retry-after", value), expected, "{value:?}");
-        }
-        assert_eq!(
-            wait("retry-after-ms", "250"),
-            Some(Duration::from_millis(250))
-        );
-        let both = headers(&[("retry-after-ms", "250"), ("retry-after", "9")]);
-        let read = RateLimits::read(StatusCode::TOO_MANY_REQUESTS, &both, now());
-        assert_eq!(read.retry_after, Some(Duration::from_millis(250)));
-        let broken_ms = headers(&[("retry-after-ms", "-1"), ("retry-after", "9")]);
-        let read = RateLimits::read(StatusCode::TOO_MANY_REQUESTS, &broken_ms, now());
-        assert_eq!(read.retry_after, Some(Duration::from_secs(9)));
-    }
-
-    #[test]
-    fn retry_after_on_a_success_is_no_command() {
-        let read = RateLimits::read(StatusCode::OK, &headers(&[("retry-after", "30")]), now());
-        assert_eq!(read.retry_after, None);
-    }
-
-    #[test]
-    fn resets_in_the_past_and_in_1970_are_dropped_and_tokens_is_no_axis() {
-        let read = RateLimits::read(
-            StatusCode::OK,
-            &headers(&[
-                ("anthropic-ratelimit-requests-limit", "1000"),
-                ("anthropic-ratelimit-requests-remaining", "999"),
-                ("anthropic-ratelimit-requests-reset", "2026-11-24T11:59:58Z"),
-                ("anthropic-ratelimit-input-tokens-limit", "450000"),
-                ("anthropic-ratelimit-input-tokens-remaining", "450000"),
-                (
-                    "anthropic-ratelimit-input-tokens-reset",
-                    "1970-01-01T00:00:00Z",
-                ),
-                (
-                    "anthropic-ratelimit-output-tokens-reset",
-                    "2026-11-24T12:00:09Z",
-                ),
-                ("anthropic-ratelimit-output-tokens-remaining", "-5"),
-                ("anthropic-ratelimit-tokens-remaining", "0"),
-            ]),
-            now(),
-        );
-        let word = |limit, remaining| AxisLimits {
-            limit,
-            remaining,
-            full_in: None,
-        };
-        assert_eq!(read.requests, word(Some(1000), Some(999)));
-        assert_eq!(read.input, word(Some(450_000), Some(450_000)));
-        assert_eq!(read.output.full_in, Some(Duration::from_secs(9)));
-        assert_eq!((read.output.limit, read.output.remaining), (None, None));
-        assert!(!read.all_full() && !read.is_silent());
-    }
-
-    #[test]
-    fn a_subscription_window_counts_in_epoch_seconds() {
-        let reset = (now().as_second() + 3600).to_string();
-        let read = RateLimits::read(
-            StatusCode::TOO_MANY_REQUESTS,
-            &headers(&[
-                ("anthropic-ratelimit-unified-status", "rejected"),
-                ("anthropic-ratelimit-unified-reset", &reset),
-                ("anthropic-ratelimit-unified-fallback-percentage", "0.5"),
-            ]),
-            now(),
-        );
-        let unified = read.unified.expect("a window");
-        assert!(unified.rejected);
-        assert_eq!(unified.reset_in, Some(Duration::from_secs(3600)));
-        assert_eq!(unified.accepted_share, Some(0.5));
-        assert!(read.is_silent());
-    }
-
-    proptest! {
-        #[test]
-        fn no_header_can_panic_or_command_an_endless_wait(
-            value in prop::collection::vec(any::<u8>(), 0..40),
-            number in any::<f64>(),
-            second in any::<i64>(),
-        ) {
-            for bytes in [value, number.to_string().into_bytes(), second.to_string().into_bytes()] {
-                let Ok(value) = HeaderValue::from_bytes(&bytes) else { continue };
-                let mut map = HeaderMap::new();
-                for name in [
-                    "retry-after", "retry-after-ms", "x-should-retry",
-                    "anthropic-ratelimit-requests-limit", "anthropic-ratelimit-input-tokens-remaining",
-                    "anthropic-ratelimit-output-tokens-reset", "anthropic-ratelimit-unified-reset",
-                    "anthropic-ratelimit-unified-status", "anthropic-fast-input-tokens-remaining",
-                ] {
-                    map.insert(name, value.clone());
-                }
-                for now in [now(), Timestamp::MIN, Timestamp::MAX] {
-                    let read = RateLimits::read(StatusCode::SERVICE_UNAVAILABLE, &map, now);
-                    proptest::prop_assert!(read.retry_after.is_none_or(|d| d <= LONGEST_WAIT));
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+mod characters;
 mod count;
 
 use count::{Top, to_u64};
@@ -34,15 +35,27 @@ pub struct RequestView {
 pub struct Counts {
     /// Messages, the system prompt left out.
     pub messages: u64,
-    /// Characters of text, system prompt and text documents included, those in `cjk` left out.
+    /// Letters, blanks and other characters of text, system prompt and text documents included, those
+    /// in `digits`, `symbols` and `cjk` left out.
     pub text: u64,
+    /// ASCII digits of the text.
+    pub digits: u64,
+    /// ASCII punctuation and symbols of the text.
+    pub symbols: u64,
     /// Characters that tokenise badly: U+2E80 and above, Chinese, Japanese and Korean for the most
     /// part.
     pub cjk: u64,
     /// Tools that are offered.
     pub tools: u64,
+    /// Those among them that the provider defines, such as its web search: they cost what only the
+    /// provider knows.
+    pub provider_tools: u64,
     /// Characters of their definitions as JSON.
     pub tool_definitions: u64,
+    /// Forms that the answer must have.
+    pub formats: u64,
+    /// Characters of these as JSON.
+    pub format_schemas: u64,
     /// How the model is to choose among them.
     pub tool_choice: ToolChoice,
     /// Tool calls in the messages that have their result there.
@@ -57,6 +70,8 @@ pub struct Counts {
     pub unknown_images: u64,
     /// Pages of documents that are not text; a document of unknown length counts as one.
     pub pages: u64,
+    /// Something is marked for the prompt cache.
+    pub cache_marked: bool,
 }
 
 /// How the model is to choose among the tools.
@@ -192,10 +207,15 @@ mod tests {
             seen.counts,
             Counts {
                 messages: 3,
-                text: 9 + 6 + 3,
+                text: 8 + 6 + 3,
+                digits: 0,
+                symbols: 1,
                 cjk: 2,
                 tools: 2,
+                provider_tools: 1,
                 tool_definitions: 45 + 50,
+                formats: 0,
+                format_schemas: 0,
                 tool_choice: ToolChoice::Forced,
                 round_trips: 1,
                 tool_calls: 7,
@@ -203,6 +223,7 @@ mod tests {
                 image_tokens: 0,
                 unknown_images: 1,
                 pages: 1,
+                cache_marked: true,
             }
         );
     }
@@ -220,6 +241,60 @@ mod tests {
         let counts = seen.counts;
         assert_eq!((counts.tool_results, counts.text, counts.pages), (4, 4, 2));
         assert_eq!((counts.round_trips, counts.tool_calls), (1, 4));
+    }
+
+    #[test]
+    fn letters_digits_and_symbols_are_told_apart_in_any_text() {
+        let long = "x = 12;\\n".repeat(100);
+        for (text, expected) in [
+            ("Be brief.", (8, 0, 1, 0)),
+            ("3 + 4 = 7", (4, 3, 2, 0)),
+            ("Grüße, 漢字 42!", (7, 2, 2, 2)),
+            ("", (0, 0, 0, 0)),
+            (&*long, (400, 200, 200, 0)),
+        ] {
+            let body = format!(r#"{{"messages":[{{"content":"{text}"}}]}}"#);
+            let counts = RequestView::parse(&Bytes::from(body))
+                .expect("a view")
+                .counts;
+            let seen = (counts.text, counts.digits, counts.symbols, counts.cjk);
+            assert_eq!(seen, expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_form_is_counted_wherever_it_is_asked_for_and_effort_is_none() {
+        for (body, expected) in [
+            (r#"{"output_config":{"effort":"low"}}"#, (0, 0)),
+            (
+                r#"{"output_config":{"format":{"a":1},"effort":"low"}}"#,
+                (1, 7),
+            ),
+            (r#"{"output_format":{"a":1}}"#, (1, 7)),
+            (r#"{"output_config":7,"output_format":null}"#, (0, 0)),
+        ] {
+            let counts = view(body).counts;
+            assert_eq!((counts.formats, counts.format_schemas), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_mark_for_the_cache_is_seen_wherever_it_may_stand() {
+        for (body, marked) in [
+            (r#"{"cache_control":{"type":"ephemeral"}}"#, true),
+            (r#"{"system":[{"text":"x","cache_control":{}}]}"#, true),
+            (
+                r#"{"messages":[{"content":[{"type":"text","cache_control":{}}]}]}"#,
+                true,
+            ),
+            (r#"{"tools":[{"name":"f","cache_control":{}}]}"#, true),
+            (
+                r#"{"cache_control":null,"messages":[{"content":"cache_control"}]}"#,
+                false,
+            ),
+        ] {
+            assert_eq!(view(body).counts.cache_marked, marked, "{body}");
+        }
     }
 
     #[test]

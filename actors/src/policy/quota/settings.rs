@@ -21,6 +21,8 @@ pub struct QuotaSettings {
     ///
     /// One second by default: Anthropic warns that 60 requests a minute may be enforced as 1 a second.
     pub burst: Duration,
+    /// The burst is found by what the provider accepts and refuses, whatever `burst` says.
+    pub find_burst: bool,
     /// How long after its expiry a lease is swept; at most an hour.
     pub lease_grace: Duration,
 }
@@ -32,6 +34,7 @@ impl Default for QuotaSettings {
             input_per_minute: None,
             output_per_minute: None,
             burst: Duration::from_secs(1),
+            find_burst: false,
             lease_grace: Duration::from_secs(5),
         }
     }

@@ -3,6 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::token_bucket::TokenBucket;
+
+mod provider;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -21,7 +24,7 @@ fn quota(now: Instant) -> Quota {
         input_per_minute: Some(60_000),
         output_per_minute: Some(60_000),
         burst: Duration::from_secs(10),
-        lease_grace: Duration::from_secs(5),
+        ..QuotaSettings::default()
     };
     Quota::new(settings, now).unwrap()
 }
@@ -34,7 +37,7 @@ fn word(limit: Option<u64>, remaining: Option<u64>) -> Option<AxisWord> {
     Some(AxisWord {
         limit,
         remaining,
-        full_in: None,
+        rounded_to: 1,
     })
 }
 
@@ -184,7 +187,7 @@ fn a_learned_limit_creates_a_bucket_and_never_passes_a_configured_one() {
         quota.learn(
             &Learned {
                 axes,
-                stop_for: None,
+                ..Learned::default()
             },
             now,
         );
@@ -220,7 +223,7 @@ fn a_lease_older_than_its_bucket_is_not_given_back_to_it() {
     quota.learn(
         &Learned {
             axes,
-            stop_for: None,
+            ..Learned::default()
         },
         now,
     );
@@ -233,56 +236,21 @@ fn a_lease_older_than_its_bucket_is_not_given_back_to_it() {
 }
 
 #[test]
-fn what_remains_only_lowers_and_counts_what_is_on_its_way() {
+fn a_word_without_a_lease_only_lowers() {
     let now = Instant::now();
     let mut quota = quota(now);
     let say = |quota: &mut Quota, remaining: u64| {
         let word = word(Some(60_000), Some(remaining));
-        let axes = [None, word, word];
-        quota.learn(
-            &Learned {
-                axes,
-                stop_for: None,
-            },
-            now,
-        );
+        let learned = Learned {
+            axes: [None, word, word],
+            ..Learned::default()
+        };
+        quota.learn(&learned, now);
         [1, 2].map(|axis| levels(quota, now)[axis])
     };
-    quota
-        .try_reserve(cost(1, 400, 400), now + MINUTE, now)
-        .unwrap();
-    assert_eq!(say(&mut quota, 50_000), [9_600, 9_600]);
-    assert_eq!(say(&mut quota, 7_000), [6_600, 7_000]);
-    quota
-        .try_reserve(cost(1, 4_600, 5_000), now + MINUTE, now)
-        .unwrap();
-    assert_eq!(say(&mut quota, 60_000), [2_000, 2_000]);
-    // A second's rate is 1000 tokens, though 5000 are in flight.
-    assert_eq!(say(&mut quota, 0), [-1_000, 0]);
-}
-
-#[test]
-fn below_a_tenth_remaining_the_burst_shrinks_in_proportion() {
-    let now = Instant::now();
-    let settings = QuotaSettings {
-        input_per_minute: Some(60_000),
-        ..Default::default()
-    };
-    let mut quota = Quota::new(settings, now).unwrap();
-    let mut say = |remaining| {
-        let axes = [None, word(Some(60_000), Some(remaining)), None];
-        quota.learn(
-            &Learned {
-                axes,
-                stop_for: None,
-            },
-            now,
-        );
-        quota.view(now).axes[1].unwrap().level
-    };
-    assert_eq!(say(6_000), 1_000);
-    assert_eq!(say(3_000), 500);
-    assert_eq!(say(1), 1);
+    assert_eq!(say(&mut quota, 50_000), [10_000, 10_000]);
+    assert_eq!(say(&mut quota, 7_000), [7_000, 7_000]);
+    assert_eq!(say(&mut quota, 60_000), [7_000, 7_000]);
 }
 
 #[test]
@@ -469,6 +437,7 @@ fn replay(per_minute: u64, burst: Duration, start: Instant) -> Replay {
         output_per_minute: Some(per_minute),
         burst,
         lease_grace: Duration::from_secs(1),
+        ..QuotaSettings::default()
     };
     Replay {
         quota: Quota::new(settings, start).unwrap(),

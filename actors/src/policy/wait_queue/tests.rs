@@ -5,6 +5,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::policy::quota::{Quota, QuotaSettings};
 
+mod fairness;
+mod model;
+
 const AGE: Duration = Duration::from_secs(10);
 
 fn requests(requests: u64) -> Cost {
@@ -17,10 +20,17 @@ fn requests(requests: u64) -> Cost {
 fn entry<T>(priority: Priority, deadline: Instant, item: T) -> Entry<T> {
     Entry {
         priority,
+        tenant: Tenant::default(),
         deadline,
         cost: requests(1),
+        share: 1,
         item,
     }
+}
+
+/// What is ahead of one more call of no tenant.
+fn ahead<T>(queue: &WaitQueue<T>, priority: Priority) -> Cost {
+    queue.ahead(priority, &Tenant::default()).cost
 }
 
 fn drain<T>(queue: &mut WaitQueue<T>) -> Vec<T> {
@@ -95,22 +105,24 @@ fn the_largest_costs_sum_without_drift() {
         let entry = Entry {
             priority: Priority::Normal,
             deadline: now + AGE,
+            tenant: Tenant::default(),
             cost,
+            share: 1,
             item: (),
         };
         queue.push(entry, now).unwrap()
     };
     let large = [push(&mut queue, all), push(&mut queue, all)];
     push(&mut queue, requests(7));
-    assert_eq!(queue.ahead(Priority::Normal), all);
-    assert_eq!(queue.ahead(Priority::High), Cost::ZERO);
+    assert_eq!(ahead(&queue, Priority::Normal), all);
+    assert_eq!(ahead(&queue, Priority::High), Cost::ZERO);
     assert!(
         large
             .map(|ticket| queue.remove(ticket))
             .iter()
             .all(Option::is_some)
     );
-    assert_eq!(queue.ahead(Priority::Low), requests(7));
+    assert_eq!(ahead(&queue, Priority::Low), requests(7));
 }
 
 /// Trap 38: waiters who left must not stay, and looking for them must not cost the queue.
@@ -134,7 +146,7 @@ fn trap_38_a_bounded_look_finds_every_leaver_within_one_round() {
     }
     assert_eq!(gone, (0..100).step_by(3).collect::<Vec<_>>());
     assert_eq!(queue.len(), 66);
-    assert_eq!(queue.ahead(Priority::Low), requests(66));
+    assert_eq!(ahead(&queue, Priority::Low), requests(66));
     let mut seen = 0;
     queue.sweep(usize::MAX, |_| {
         seen += 1;
@@ -154,9 +166,9 @@ fn a_clock_that_goes_backwards_expires_and_ages_nobody_twice() {
         .push(entry(Priority::Low, now + 2 * AGE, "second"), now - AGE)
         .unwrap();
     assert!(queue.expire(now - AGE).is_empty());
-    assert_eq!(queue.ahead(Priority::Normal), Cost::ZERO);
+    assert_eq!(ahead(&queue, Priority::Normal), Cost::ZERO);
     queue.age(now + AGE);
-    assert_eq!(queue.ahead(Priority::Normal), requests(2));
+    assert_eq!(ahead(&queue, Priority::Normal), requests(2));
     assert_eq!(queue.expire(now + 2 * AGE), ["second"]);
 }
 
@@ -179,7 +191,9 @@ fn trap_38_a_large_request_is_served_at_its_estimate_whatever_the_small_ones_do(
         let entry = Entry {
             priority: Priority::Normal,
             deadline,
+            tenant: Tenant::default(),
             cost,
+            share: 1,
             item: cost.requests,
         };
         queue.push(entry, now).unwrap();
@@ -188,8 +202,8 @@ fn trap_38_a_large_request_is_served_at_its_estimate_whatever_the_small_ones_do(
     for _ in 0..8 {
         push(&mut queue, 1, now);
     }
-    let ahead = queue.ahead(Priority::Normal);
-    let promised = now + quota.wait_behind(ahead, requests(50), now);
+    let before = ahead(&queue, Priority::Normal);
+    let promised = now + quota.wait_behind(before, requests(50), now);
     push(&mut queue, 50, now);
     loop {
         let cost = queue.first().unwrap().cost;
@@ -203,156 +217,47 @@ fn trap_38_a_large_request_is_served_at_its_estimate_whatever_the_small_ones_do(
     assert_eq!(now, promised);
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    Push(Priority, u64, u64),
-    Pop,
-    Remove(usize),
-    Expire,
-    Sweep(usize, u64),
-    Wait(u64),
+#[test]
+fn a_crowd_that_expires_or_ages_at_once_is_dealt_with_in_parts() {
+    let now = Instant::now();
+    let crowd = 3 * AT_ONCE;
+    let mut queue = WaitQueue::new(10_000, AGE).unwrap();
+    for item in 0..crowd {
+        queue
+            .push(entry(Priority::Low, now + 2 * AGE, item), now)
+            .unwrap();
+    }
+    queue.age(now + AGE);
+    assert_eq!(queue.by_class(), [0, AT_ONCE, crowd - AT_ONCE]);
+    queue.age(now + AGE);
+    queue.age(now + AGE);
+    assert_eq!(queue.by_class(), [0, crowd, 0]);
+    let (mut expired, mut goes) = (Vec::new(), 0);
+    while queue.next_deadline().is_some_and(|at| at <= now + 2 * AGE) {
+        expired.extend(queue.expire(now + 2 * AGE));
+        goes += 1;
+    }
+    assert_eq!((goes, expired), (3, (0..crowd).collect::<Vec<_>>()));
 }
 
-fn any_priority() -> impl Strategy<Value = Priority> {
-    prop::sample::select(vec![Priority::High, Priority::Normal, Priority::Low])
-}
-
-fn any_step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        5 => (any_priority(), 0_u64..60, 0_u64..1_000).prop_map(|(p, d, c)| Step::Push(p, d, c)),
-        2 => Just(Step::Pop),
-        1 => any::<usize>().prop_map(Step::Remove),
-        1 => Just(Step::Expire),
-        1 => (0_usize..6, 2_u64..9).prop_map(|(n, m)| Step::Sweep(n, m)),
-        3 => (0_u64..9).prop_map(Step::Wait),
-    ]
-}
-
-/// The order by its definition: a list, sorted anew each time.
-#[derive(Default)]
-struct Model {
-    waiting: Vec<(Priority, Instant, u64, Instant, Ticket)>,
-    aged_to: Option<Instant>,
-}
-
-impl Model {
-    fn sort(&mut self) {
-        let aged_to = self.aged_to;
-        self.waiting
-            .sort_by_key(|&entry| (Self::rank(entry, aged_to), entry.4));
-    }
-
-    fn rank(
-        (priority, deadline, _, since, _): (Priority, Instant, u64, Instant, Ticket),
-        aged_to: Option<Instant>,
-    ) -> (Priority, Instant) {
-        let waited = aged_to.map_or(Duration::ZERO, |now| now - since);
-        match waited.as_nanos() / AGE.as_nanos() {
-            0 => (priority, deadline),
-            1 => (priority.raised(), deadline.min(since + AGE)),
-            _ => (Priority::High, deadline.min(since + AGE)),
-        }
-    }
-
-    fn ahead(&self, priority: Priority) -> Cost {
-        let counted = self
-            .waiting
-            .iter()
-            .filter(|&&entry| Self::rank(entry, self.aged_to).0 <= priority);
-        requests(counted.map(|entry| entry.2).sum())
-    }
-}
-
-proptest! {
-    #[test]
-    fn every_interleaving_serves_as_a_list_sorted_anew_would(
-        steps in prop::collection::vec(any_step(), 1..120),
-    ) {
-        let mut now = Instant::now();
-        let mut queue = WaitQueue::new(20, AGE).unwrap();
-        let mut model = Model::default();
-        for step in steps {
-            match step {
-                Step::Push(priority, secs, cost) => {
-                    let deadline = now + Duration::from_secs(secs);
-                    let entry = Entry { priority, deadline, cost: requests(cost), item: cost };
-                    let pushed = queue.push(entry, now);
-                    model.aged_to = Some(now);
-                    prop_assert_eq!(pushed.is_ok(), model.waiting.len() < 20);
-                    if let Ok(ticket) = pushed {
-                        model.waiting.push((priority, deadline, cost, now, ticket));
-                    }
-                }
-                Step::Pop => {
-                    let popped = queue.pop_first().map(|waiting| waiting.ticket);
-                    let due = model.waiting.first().map(|entry| entry.4);
-                    prop_assert_eq!(popped, due);
-                    model.waiting.retain(|entry| Some(entry.4) != due);
-                }
-                Step::Remove(pick) if !model.waiting.is_empty() => {
-                    let entry = model.waiting.remove(pick % model.waiting.len());
-                    prop_assert_eq!(queue.remove(entry.4), Some(entry.2));
-                }
-                Step::Remove(_) => {}
-                Step::Expire => {
-                    let expired = queue.expire(now);
-                    model.aged_to = Some(now);
-                    let before = model.waiting.len();
-                    model.waiting.retain(|entry| entry.1 > now);
-                    prop_assert_eq!(expired.len(), before - model.waiting.len());
-                }
-                Step::Sweep(at_most, multiple) => {
-                    let gone = queue.sweep(at_most, |item| item % multiple == 0);
-                    prop_assert!(gone.iter().all(|item| item % multiple == 0));
-                    model.waiting.retain(|entry| queue.entries.contains_key(&entry.4));
-                }
-                Step::Wait(secs) => now += Duration::from_secs(secs),
-            }
-            model.sort();
-            prop_assert_eq!(queue.len(), model.waiting.len());
-            prop_assert_eq!(queue.first().map(|w| w.ticket), model.waiting.first().map(|e| e.4));
-            prop_assert_eq!(queue.next_deadline(), model.waiting.iter().map(|e| e.1).min());
-            for priority in [Priority::High, Priority::Normal, Priority::Low] {
-                prop_assert_eq!(queue.ahead(priority), model.ahead(priority));
-            }
-            let indexed = (queue.order.len(), queue.deadlines.len());
-            prop_assert_eq!(indexed, (queue.len(), queue.len()));
-            prop_assert!(queue.lifts.len() <= queue.len());
-        }
-    }
-
-    /// Whatever arrives, and however urgent: once a low entry has aged twice, only those that
-    /// wait already can be served before it.
-    #[test]
-    fn a_low_entry_is_served_within_bounded_pops(
-        rivals in prop::collection::vec((any_priority(), 0_u64..3, 1_u64..120), 200),
-    ) {
-        let mut now = Instant::now();
-        let far = now + Duration::from_secs(3_600);
-        let mut queue = WaitQueue::new(50, AGE).unwrap();
-        queue.push(entry(Priority::Low, far, true), now).unwrap();
-        let aged = now + 2 * AGE;
-        let mut pops_left = None;
-        let mut served = false;
-        for (priority, arrivals, secs) in rivals {
-            for _ in 0..=arrivals {
-                let deadline = now + Duration::from_secs(secs);
-                let _full_or_queued = queue.push(entry(priority, deadline, false), now).is_ok();
-            }
-            queue.expire(now);
-            if now >= aged && pops_left.is_none() {
-                pops_left = Some(queue.len());
-            }
-            served |= queue.pop_first().is_some_and(|waiting| waiting.item);
-            if served {
-                break;
-            }
-            if let Some(left) = &mut pops_left {
-                *left -= 1;
-                prop_assert!(*left > 0);
-            }
-            now += Duration::from_secs(1);
-        }
-        prop_assert!(served);
-    }
+#[test]
+fn a_queue_that_was_long_once_gives_its_memory_back() {
+    let now = Instant::now();
+    let mut queue = WaitQueue::new(10_000, AGE).unwrap();
+    let long = KEPT_SLOTS + 1;
+    let tickets: Vec<_> = (0..long)
+        .map(|item| {
+            queue
+                .push(entry(Priority::Normal, now + AGE, item), now)
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(drain(&mut queue).len(), long);
+    assert_eq!((queue.places(), queue.slots.capacity()), (0, 0));
+    // Places are given out anew, tickets are not.
+    let again = queue
+        .push(entry(Priority::Normal, now + AGE, 7), now)
+        .unwrap();
+    assert!(tickets.iter().all(|&old| queue.remove(old).is_none()));
+    assert_eq!(queue.remove(again), Some(7));
 }

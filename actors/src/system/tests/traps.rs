@@ -172,6 +172,7 @@ async fn trap_36_a_grant_that_nobody_claims_blocks_nobody_and_expires() {
             ..Cost::ZERO
         },
         priority,
+        tenant: Tenant::default(),
         until: Instant::now() + Duration::from_secs(30),
         expires: Instant::now() + Duration::from_secs(30),
     };

@@ -8,9 +8,11 @@ use axum::extract::State;
 use axum::response::{Html, IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use seawall::client::{Accuracy, Seawall};
 use seawall_actors::policy::circuit;
 use seawall_actors::policy::quota::Axis;
-use seawall_actors::snapshot::Snapshot;
+use seawall_actors::policy::wait_queue::Priority;
+use seawall_actors::snapshot::{QueueSnapshot, Snapshot};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -49,9 +51,33 @@ pub(crate) async fn status(State(door): State<Arc<Door>>) -> Response {
         .collect();
     if let Some(status) = status.as_object_mut() {
         status.insert("first_content_ms".to_owned(), usual.into());
+        status.insert("estimates".to_owned(), estimates(&door.seawall));
     }
     let body = status.to_string();
     ([(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// How far estimates of prompts were off, as parts of what they took, by target and class.
+fn estimates(seawall: &Seawall) -> Value {
+    let of = |accuracy: &Accuracy| {
+        let errors = accuracy.errors;
+        let figures = json!({
+            "error_p50": thousandths(errors.p50),
+            "error_p95": thousandths(errors.p95),
+            "requests": errors.seen,
+            "actual_by_fit": thousandths(accuracy.ratio),
+        });
+        (accuracy.class.as_str().to_owned(), figures)
+    };
+    let targets = seawall.accuracies().into_iter().map(|(target, classes)| {
+        let classes: serde_json::Map<String, Value> = classes.iter().map(of).collect();
+        (target.to_string(), Value::Object(classes))
+    });
+    Value::Object(targets.collect())
+}
+
+fn thousandths(part: f64) -> f64 {
+    (part * 1_000.0).round() / 1_000.0
 }
 
 pub(crate) async fn metrics(State(door): State<Arc<Door>>) -> Response {
@@ -61,6 +87,43 @@ pub(crate) async fn metrics(State(door): State<Arc<Door>>) -> Response {
 
 pub(crate) async fn page() -> Html<&'static str> {
     Html(include_str!("status.html"))
+}
+
+/// Who waits for a quota, and for how much longer if nobody comes or leaves.
+fn queue(queue: &QueueSnapshot) -> Value {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let classes = Priority::ALL.iter().zip(queue.by_class);
+    let by_class: serde_json::Map<String, Value> = classes
+        .map(|(class, calls)| (class.as_str().to_owned(), calls.into()))
+        .collect();
+    let tenants = queue.by_tenant.iter();
+    let by_tenant: Vec<Value> = tenants
+        .map(|tenant| json!({ "tenant": tenant.name.as_deref(), "waiting": tenant.waiting }))
+        .collect();
+    let calls = queue.first.iter();
+    let first: Vec<Value> = calls
+        .map(|call| {
+            json!({
+                "call": &*call.call,
+                "class": call.priority.as_str(),
+                "tenant": call.tenant.as_deref(),
+                "position": call.position,
+                "eta_ms": ms(call.eta),
+                "waited_ms": ms(call.waited),
+                "cost": {
+                    "requests": call.cost.requests,
+                    "input": call.cost.input,
+                    "output": call.cost.output,
+                },
+            })
+        })
+        .collect();
+    json!({
+        "by_class": by_class,
+        "tenants": queue.tenants,
+        "by_tenant": by_tenant,
+        "first": first,
+    })
 }
 
 /// A snapshot as JSON. Times are milliseconds from this moment on.
@@ -86,6 +149,7 @@ fn describe(snapshot: &Snapshot) -> Value {
                 "name": &*limiter.name,
                 "axes": axes,
                 "waiting": limiter.waiting,
+                "queue": queue(&limiter.queue),
                 "in_flight": limiter.quota.in_flight,
                 "stopped_for_ms": ms(limiter.quota.stopped_until),
             })

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, StatusCode};
-use seawall::config::Gateway;
+use seawall::config::{ClientKey, Gateway};
 
 /// A request that is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +37,12 @@ const NO_KEY: Stranger = Stranger {
     message: "this gateway asks for one of its own client keys, in x-api-key or as a bearer token",
 };
 
-/// Lets a request in, or says why not.
-pub(crate) fn admit(
-    gateway: &Gateway,
+/// Lets a request in, or says why not. Says whose key it has, where keys are asked for.
+pub(crate) fn admit<'g>(
+    gateway: &'g Gateway,
     local: SocketAddr,
     headers: &HeaderMap,
-) -> Result<(), Stranger> {
+) -> Result<Option<&'g ClientKey>, Stranger> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     match text(HOST) {
         Some(host) if is_own_host(gateway, local, host) => {}
@@ -56,11 +56,12 @@ pub(crate) fn admit(
             return Err(FOREIGN_ORIGIN);
         }
     }
-    if gateway.client_keys.is_empty() || presented(headers).any(|key| gateway.client(key).is_some())
-    {
-        Ok(())
-    } else {
-        Err(NO_KEY)
+    if gateway.client_keys.is_empty() {
+        return Ok(None);
+    }
+    match presented(headers).find_map(|key| gateway.client(key)) {
+        Some(client) => Ok(Some(client)),
+        None => Err(NO_KEY),
     }
 }
 
@@ -118,7 +119,7 @@ mod tests {
         for (name, value) in headers {
             map.insert(*name, value.parse().unwrap());
         }
-        admit(gateway, "127.0.0.1:4117".parse().unwrap(), &map)
+        admit(gateway, "127.0.0.1:4117".parse().unwrap(), &map).map(drop)
     }
 
     #[test]

@@ -14,6 +14,7 @@ use seawall_actors::error::{Rejected, Rejection};
 use super::admit::Stranger;
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 const CALL: HeaderName = HeaderName::from_static("x-seawall-call");
 const RUNG: HeaderName = HeaderName::from_static("x-seawall-rung");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-seawall-attempts");
@@ -92,6 +93,20 @@ pub(crate) fn stranger(stranger: Stranger) -> Response {
         Some(false),
         None,
     )
+}
+
+/// A request over one of its client's own limits.
+pub(crate) fn over_limit(message: &str, wait: Duration) -> Response {
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    let mut answer = own(status, "rate_limit_error", message, Some(true), Some(wait));
+    let headers = answer.headers_mut();
+    // Official SDKs look for it first; the other header knows whole seconds only.
+    let millis = wait.as_micros().div_ceil(1_000).max(1).to_string();
+    if let Ok(millis) = HeaderValue::from_str(&millis) {
+        headers.insert(RETRY_AFTER_MS, millis);
+    }
+    headers.insert(ATTEMPTS, HeaderValue::from_static("0"));
+    answer
 }
 
 /// A body over the limit.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::future::ready;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -20,14 +21,18 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use seawall::client::ask::{Ask, Endpoint, Reply, ReplyBody};
+use seawall::config::{ClientKey, Tenants};
 use seawall::error::Error;
 
+use super::clients::Client;
+use super::limits::{Pass, Place};
 use super::server::Door;
 use super::upload::{self, Unfit};
 use super::{admin, admit, reply};
 
 static ROUTE: HeaderName = HeaderName::from_static("x-seawall-route");
 static PROFILE: HeaderName = HeaderName::from_static("x-seawall-profile");
+static TENANT: HeaderName = HeaderName::from_static("x-seawall-tenant");
 static DELIVERY: HeaderName = HeaderName::from_static("x-seawall-delivery");
 /// Official SDKs count their own retries of a call in it, from 0.
 static CLIENT_RETRIES: HeaderName = HeaderName::from_static("x-stainless-retry-count");
@@ -37,12 +42,26 @@ static CLIENT_RETRIES: HeaderName = HeaderName::from_static("x-stainless-retry-c
 pub(crate) struct Gateway {
     door: Arc<Door>,
     rest: TowerToHyperService<Router>,
+    peer: IpAddr,
 }
+
+/// The address that a request came from; there when a client has limits.
+#[derive(Debug, Clone, Copy)]
+struct Peer(IpAddr);
 
 impl Gateway {
     pub(crate) fn new(door: Arc<Door>) -> Self {
         let rest = TowerToHyperService::new(router(Arc::clone(&door)));
-        Self { door, rest }
+        let peer = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        Self { door, rest, peer }
+    }
+
+    /// The same for the requests of one connection.
+    pub(crate) fn of(&self, peer: IpAddr) -> Self {
+        Self {
+            peer,
+            ..self.clone()
+        }
     }
 }
 
@@ -53,9 +72,17 @@ impl Service<http::Request<Incoming>> for Gateway {
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let gateway = &self.door.seawall.config().gateway;
-        if let Err(stranger) = admit::admit(gateway, self.door.local, request.headers()) {
-            upload::discard(request.map(Body::new));
-            return ready(Ok(reply::stranger(stranger))).boxed();
+        let mut request = request;
+        match admit::admit(gateway, self.door.local, request.headers()) {
+            Ok(None) => {}
+            Ok(Some(client)) => drop(request.extensions_mut().insert(client.clone())),
+            Err(stranger) => {
+                upload::discard(request.map(Body::new));
+                return ready(Ok(reply::stranger(stranger))).boxed();
+            }
+        }
+        if self.door.limits.is_any() {
+            request.extensions_mut().insert(Peer(self.peer));
         }
         // Nearly every request is this one: it spares itself the router's layers.
         if request.method() == Method::POST && request.uri().path() == "/v1/messages" {
@@ -101,9 +128,9 @@ async fn hello(State(door): State<Arc<Door>>, request: Request) -> Response {
     let endpoint = Endpoint::Other(method, path);
     match ask_of(&door, endpoint, request).await {
         Err(refused) => *refused,
-        Ok(ask) => match door.seawall.forward(ask).await {
+        Ok((ask, place)) => match door.seawall.forward(ask).await {
             Err(Error::NoCredential) if is_head => Response::default(),
-            result => concluded(result, is_head),
+            result => concluded(result, is_head, place),
         },
     }
 }
@@ -112,12 +139,16 @@ async fn forward(door: &Door, endpoint: Endpoint, request: Request) -> Response 
     let is_head = *endpoint.method() == Method::HEAD;
     match ask_of(door, endpoint, request).await {
         Err(refused) => *refused,
-        Ok(ask) => concluded(door.seawall.forward(ask).await, is_head),
+        Ok((ask, place)) => concluded(door.seawall.forward(ask).await, is_head, place),
     }
 }
 
-/// The request, read whole, as the client takes it.
-async fn ask_of(door: &Door, endpoint: Endpoint, request: Request) -> Result<Ask, Box<Response>> {
+/// The request, read whole, as the client takes it, and the place that its client's limits gave it.
+async fn ask_of(
+    door: &Door,
+    endpoint: Endpoint,
+    request: Request,
+) -> Result<(Ask, Option<Place>), Box<Response>> {
     let (parts, body) = request.into_parts();
     let limit = door.seawall.config().gateway.body_limit;
     let body = match upload::read(&parts.headers, body, limit).await {
@@ -130,12 +161,34 @@ async fn ask_of(door: &Door, endpoint: Endpoint, request: Request) -> Result<Ask
             )));
         }
     };
-    ask(endpoint, parts, body).map_err(|message| Box::new(reply::invalid(&message)))
+    let pass = pass(door, &endpoint, &parts, &body)?;
+    let mut ask =
+        ask(endpoint, parts, body).map_err(|message| Box::new(reply::invalid(&message)))?;
+    ask.meter = pass.as_ref().map(Pass::meter);
+    Ok((ask, pass.and_then(|pass| pass.place)))
 }
 
-fn concluded(result: Result<Reply, Error>, is_head: bool) -> Response {
+/// Asks the limits of the client that a request comes from, if there are any.
+fn pass(
+    door: &Door,
+    endpoint: &Endpoint,
+    parts: &Parts,
+    body: &Bytes,
+) -> Result<Option<Pass>, Box<Response>> {
+    let Some(Peer(peer)) = parts.extensions.get::<Peer>() else {
+        return Ok(None);
+    };
+    let gateway = &door.seawall.config().gateway;
+    let who = match parts.extensions.get::<ClientKey>() {
+        Some(key) => (Client::Key(key.name.as_str().into()), &key.limits),
+        None => (Client::at(*peer), &gateway.limits),
+    };
+    door.limits.enter(who, endpoint, body)
+}
+
+fn concluded(result: Result<Reply, Error>, is_head: bool, place: Option<Place>) -> Response {
     match result {
-        Ok(answer) => answered(answer, is_head),
+        Ok(answer) => answered(answer, is_head, place),
         Err(error) => reply::failure(error),
     }
 }
@@ -153,6 +206,7 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
     let client_retries = named(&CLIENT_RETRIES)
         .and_then(|count| count.parse().ok())
         .unwrap_or(0);
+    let tenant = tenant(named(&TENANT), parts.extensions.get())?;
     let (route, query) = (named(&ROUTE), parts.uri.query().map(str::to_owned));
     Ok(Ask {
         endpoint,
@@ -161,10 +215,32 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
         body,
         route,
         profile,
+        tenant,
         delivery,
         timeouts: None,
         client_retries,
+        meter: None,
     })
+}
+
+/// For whom a call is: whose key it has, or whom it names where that is left to it.
+fn tenant(named: Option<String>, client: Option<&ClientKey>) -> Result<Option<String>, String> {
+    let named = match named {
+        Some(name) => Some(
+            Tenants::check(&name)
+                .map_err(|why| format!("seawall: {TENANT}: {why}"))?
+                .to_owned(),
+        ),
+        None => None,
+    };
+    match (named, client) {
+        (Some(name), Some(client)) if !client.any_tenant && client.name != name => Err(format!(
+            "seawall: {TENANT}: this client's key is for the tenant `{}` alone; any_tenant = true \
+             beside it in client_keys lets it name others",
+            client.name
+        )),
+        (named, client) => Ok(named.or_else(|| client.map(|client| client.name.clone()))),
+    }
 }
 
 fn read_word<T: FromStr<Err: Display>>(
@@ -178,7 +254,7 @@ fn read_word<T: FromStr<Err: Display>>(
     .transpose()
 }
 
-fn answered(answer: Reply, is_head: bool) -> Response {
+fn answered(answer: Reply, is_head: bool, place: Option<Place>) -> Response {
     let Reply {
         status,
         mut headers,
@@ -190,7 +266,11 @@ fn answered(answer: Reply, is_head: bool) -> Response {
     let body = match body {
         ReplyBody::Whole(_) if is_head => Body::empty(),
         ReplyBody::Whole(bytes) => Body::from(bytes),
-        ReplyBody::Stream(stream) => Body::from_stream(stream.map(Ok::<Bytes, Infallible>)),
+        ReplyBody::Stream(stream) => Body::from_stream(stream.map(move |events| {
+            // Held until the body is dropped.
+            let _: &Option<Place> = &place;
+            Ok::<Bytes, Infallible>(events)
+        })),
         _ => Body::empty(),
     };
     reply::with(status, headers, body)

@@ -13,6 +13,7 @@ use seawall::client::Seawall;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::limits::Limits;
 use super::routes::Gateway;
 use super::stop::Stop;
 
@@ -22,6 +23,7 @@ pub(crate) struct Door {
     pub(crate) seawall: Seawall,
     pub(crate) prometheus: PrometheusHandle,
     pub(crate) local: SocketAddr,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) draining: AtomicBool,
 }
 
@@ -62,6 +64,7 @@ pub(crate) async fn run(
         seawall: seawall.clone(),
         prometheus: prometheus.clone(),
         local,
+        limits: Limits::new(&seawall.config().gateway),
         draining,
     });
     let gateway = Gateway::new(Arc::clone(&door));
@@ -74,8 +77,8 @@ pub(crate) async fn run(
             () = stop.asked() => break,
             _ = upkeep.tick() => prometheus.run_upkeep(),
             accepted = listener.accept() => match accepted {
-                Ok((socket, _)) => {
-                    spawn(socket, gateway.clone(), (graceful.watcher(), within));
+                Ok((socket, peer)) => {
+                    spawn(socket, gateway.of(peer.ip()), (graceful.watcher(), within));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "could not accept a connection");

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Counts, ToolChoice};
+use super::{Counts, ToolChoice, characters};
 
 /// The fields of the outermost object, and the counts below it.
 #[derive(Default)]
@@ -64,6 +64,7 @@ enum Kind {
     Source,
     Tools,
     ToolChoice,
+    OutputConfig,
 }
 
 /// One value of a known kind. It accepts any JSON: what is not expected there is skipped.
@@ -81,20 +82,36 @@ impl<'de> Node<'_, 'de> {
     }
 
     fn text(&mut self, text: &str) {
+        let seen = characters::count(text);
         let counts = &mut self.top.counts;
-        let (narrow, wide) = if text.is_ascii() {
-            (text.len(), 0)
-        } else {
-            text.chars().fold((0_usize, 0_usize), |(narrow, wide), c| {
-                if c >= '\u{2E80}' {
-                    (narrow, wide.saturating_add(1))
-                } else {
-                    (narrow.saturating_add(1), wide)
-                }
-            })
-        };
-        counts.text = counts.text.saturating_add(to_u64(narrow));
-        counts.cjk = counts.cjk.saturating_add(to_u64(wide));
+        counts.text = counts.text.saturating_add(to_u64(seen.plain));
+        counts.digits = counts.digits.saturating_add(to_u64(seen.digits));
+        counts.symbols = counts.symbols.saturating_add(to_u64(seen.symbols));
+        counts.cjk = counts.cjk.saturating_add(to_u64(seen.wide));
+    }
+
+    /// A form that the answer must have.
+    fn format(&mut self, format: &RawValue) {
+        if format.get() == "null" {
+            return;
+        }
+        let counts = &mut self.top.counts;
+        counts.formats += 1;
+        let schema = to_u64(format.get().len());
+        counts.format_schemas = counts.format_schemas.saturating_add(schema);
+    }
+
+    fn cache_control(&mut self, mark: &RawValue) {
+        self.top.counts.cache_marked |= mark.get() != "null";
+    }
+
+    fn tool(&mut self, tool: &str) {
+        let counts = &mut self.top.counts;
+        counts.tools += 1;
+        counts.tool_definitions = counts.tool_definitions.saturating_add(to_u64(tool.len()));
+        // A client's own tool must have a schema.
+        counts.provider_tools += u64::from(!tool.contains("\"input_schema\""));
+        counts.cache_marked |= tool.contains("\"cache_control\"");
     }
 
     fn top_field<A: MapAccess<'de>>(&mut self, key: Key, map: &mut A) -> Result<(), A::Error> {
@@ -106,6 +123,15 @@ impl<'de> Node<'_, 'de> {
             Key::Messages => map.next_value_seed(self.child(Kind::Messages))?,
             Key::Tools => map.next_value_seed(self.child(Kind::Tools))?,
             Key::ToolChoice => map.next_value_seed(self.child(Kind::ToolChoice))?,
+            Key::OutputConfig => map.next_value_seed(self.child(Kind::OutputConfig))?,
+            Key::OutputFormat => {
+                let format = map.next_value()?;
+                self.format(format);
+            }
+            Key::CacheControl => {
+                let mark = map.next_value()?;
+                self.cache_control(mark);
+            }
             _ => skip(map)?,
         }
         Ok(())
@@ -117,6 +143,10 @@ impl<'de> Node<'_, 'de> {
                 map.next_value_seed(self.child(Kind::Content))?;
             }
             Key::Source => map.next_value_seed(self.child(Kind::Source))?,
+            Key::CacheControl => {
+                let mark = map.next_value()?;
+                self.cache_control(mark);
+            }
             Key::Input => {
                 let raw: &RawValue = map.next_value()?;
                 let counts = &mut self.top.counts;
@@ -142,16 +172,18 @@ impl<'de> Node<'_, 'de> {
     /// The keys come in any order, so what the block is shows only at the end.
     fn block<A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<(), A::Error> {
         let around = std::mem::take(&mut self.top.block);
-        let before = self.top.counts.text;
+        let before = self.top.counts;
         while let Some(key) = map.next_key()? {
             self.block_field(key, map)?;
         }
         let block = std::mem::replace(&mut self.top.block, around);
         let counts = &mut self.top.counts;
         if block.is_result {
-            let result = counts.text.saturating_sub(before);
+            let result = narrow(counts).saturating_sub(narrow(&before));
             counts.tool_results = counts.tool_results.saturating_add(result);
-            counts.text = before;
+            counts.text = before.text;
+            counts.digits = before.digits;
+            counts.symbols = before.symbols;
         }
         if block.is_document && !block.has_text {
             counts.pages += 1;
@@ -217,15 +249,15 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
             Kind::Content => while seq.next_element_seed(self.child(Kind::Block))?.is_some() {},
             Kind::Tools => {
                 while let Some(tool) = seq.next_element::<&RawValue>()? {
-                    let counts = &mut self.top.counts;
-                    counts.tools += 1;
-                    let definition = to_u64(tool.get().len());
-                    counts.tool_definitions = counts.tool_definitions.saturating_add(definition);
+                    self.tool(tool.get());
                 }
             }
-            Kind::Top | Kind::Message | Kind::Block | Kind::Source | Kind::ToolChoice => {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-            }
+            Kind::Top
+            | Kind::Message
+            | Kind::Block
+            | Kind::Source
+            | Kind::ToolChoice
+            | Kind::OutputConfig => while seq.next_element::<IgnoredAny>()?.is_some() {},
         }
         Ok(())
     }
@@ -256,6 +288,14 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
                             "\"any\"" | "\"tool\"" => ToolChoice::Forced,
                             _ => ToolChoice::Auto,
                         };
+                    }
+                }
+            }
+            Kind::OutputConfig => {
+                while let Some(key) = map.next_key()? {
+                    let value: &RawValue = map.next_value()?;
+                    if matches!(key, Key::Format) {
+                        self.format(value);
                     }
                 }
             }
@@ -343,6 +383,10 @@ enum Key {
     Input,
     Data,
     MediaType,
+    CacheControl,
+    OutputConfig,
+    OutputFormat,
+    Format,
     #[serde(other)]
     Other,
 }
@@ -358,6 +402,12 @@ fn read<'de>(
 
 fn skip<'de, A: MapAccess<'de>>(map: &mut A) -> Result<(), A::Error> {
     map.next_value::<IgnoredAny>().map(|_| ())
+}
+
+/// Characters of text that are not in `cjk`.
+const fn narrow(counts: &Counts) -> u64 {
+    let plain = counts.text.saturating_add(counts.digits);
+    plain.saturating_add(counts.symbols)
 }
 
 pub(super) fn to_u64(n: usize) -> u64 {

@@ -4,7 +4,8 @@
 //! oneshot back), and what one would write by hand (a semaphore and governor). Beside it, without a bar,
 //! stands a whole call around an operation that is instant: on top of admission a caller drives it,
 //! with its ladder, its retries and its alarm. Ratios are taken inside a round; what is printed is their
-//! median. `--check` makes a missed bar fail, `--quick` makes short rounds, `--only N` makes N calls
+//! median. The limiter alone (reserve and settle, no breaker) has a bar of its own; `queue` tells what it
+//! costs with many waiting. `--check` makes a missed bar fail, `--quick` makes short rounds, `--queue` runs that part alone, `--only N` makes N calls
 //! and nothing else, for a profiler.
 
 use std::error::Error;
@@ -19,20 +20,28 @@ use seawall_actors::admission::Terms;
 use seawall_actors::caller::{Attempt, Call, Outcome, Rung};
 use seawall_actors::policy::quota::{Cost, QuotaSettings};
 use seawall_actors::policy::retry::Retry;
-use seawall_actors::policy::wait_queue::Priority;
-use seawall_actors::system::{QuotaSpec, System, SystemSettings, Target, TargetSpec};
+use seawall_actors::policy::wait_queue::{Priority, Tenant};
+use seawall_actors::system::{Quota, QuotaSpec, System, SystemSettings, Target, TargetSpec};
 use seawall_actors::verdict::Verdict;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+mod queue;
 
 type Failed = Box<dyn Error + Send + Sync>;
 
 /// Callers at once, and the most round trips that an admission may cost.
 const CALLERS: [(u32, f64); 3] = [(1, 5.0), (64, 5.0), (1024, 5.0)];
 
+/// The most round trips that the limiter alone may cost, at 64 callers.
+const LIMITER_BAR: (u32, f64) = (64, 3.0);
+
 /// Limits that are counted and never met.
 const PER_MINUTE: u64 = 1_000_000_000_000;
+
+const HEADING: &str = "callers   round trip      by hand      limiter      admission     whole call   \
+                       limiter÷trip admission÷trip  ÷ by hand";
 
 const COST: Cost = Cost {
     requests: 1,
@@ -48,6 +57,7 @@ struct Subjects {
     name: Arc<str>,
     /// With three buckets.
     target: Target,
+    quota: Quota,
     echo: mpsc::Sender<oneshot::Sender<u64>>,
     semaphore: Arc<Semaphore>,
     governor: Arc<DefaultDirectRateLimiter>,
@@ -57,12 +67,19 @@ struct Subjects {
 enum Subject {
     RoundTrip,
     ByHand,
+    Limiter,
     Admission,
     Call,
 }
 
 impl Subject {
-    const ALL: [Self; 4] = [Self::RoundTrip, Self::ByHand, Self::Admission, Self::Call];
+    const ALL: [Self; 5] = [
+        Self::RoundTrip,
+        Self::ByHand,
+        Self::Limiter,
+        Self::Admission,
+        Self::Call,
+    ];
 }
 
 fn main() -> ExitCode {
@@ -95,20 +112,20 @@ async fn bench(arguments: &[String]) -> Result<bool, Failed> {
         subjects.run(Subject::Call, 1, calls.parse()?).await?;
         return Ok(true);
     }
+    let mut out = std::io::stdout();
+    if has("--queue") {
+        let (_, holds) = queue::bench(has("--quick"), &mut out).await?;
+        return Ok(holds || !has("--check"));
+    }
     let (rounds, calls) = if has("--quick") {
         (5, 20_000)
     } else {
         (15, 100_000)
     };
-    let mut out = std::io::stdout();
-    writeln!(
-        out,
-        "{:>7} {:>12} {:>12} {:>14} {:>14} {:>10} {:>10}  bar",
-        "callers", "round trip", "by hand", "admission", "whole call", "÷ trip", "÷ by hand"
-    )?;
     let (mut rows, mut holds) = (Vec::new(), true);
+    writeln!(out, "{HEADING}")?;
     for (callers, bar) in CALLERS {
-        let mut seen: [Vec<f64>; 4] = Default::default();
+        let mut seen: [Vec<f64>; 5] = Default::default();
         for round in 0..=rounds {
             for (subject, times) in Subject::ALL.into_iter().zip(&mut seen) {
                 let nanos = subjects.run(subject, callers, calls).await?;
@@ -118,24 +135,36 @@ async fn bench(arguments: &[String]) -> Result<bool, Failed> {
                 }
             }
         }
-        let [trip, by_hand, admission, _] = &seen;
+        let [trip, by_hand, limiter, admission, _] = &seen;
         let (to_trip, to_hand) = (ratio(admission, trip), ratio(admission, by_hand));
-        let missed = to_trip > bar;
+        let limiter_to_trip = ratio(limiter, trip);
+        let missed = to_trip > bar || (callers == LIMITER_BAR.0 && limiter_to_trip > LIMITER_BAR.1);
         holds &= !missed;
-        let [trip, by_hand, admission, call] = seen.each_ref().map(|times| median(times.clone()));
+        let [trip, by_hand, limiter, admission, call] =
+            seen.each_ref().map(|times| median(times.clone()));
         writeln!(
             out,
-            "{callers:>7} {trip:>9.0} ns {by_hand:>9.0} ns {admission:>11.0} ns {call:>11.0} ns \
-             {to_trip:>8.2} × {to_hand:>8.2} ×  ≤ {bar}{}",
+            "{callers:>7} {trip:>9.0} ns {by_hand:>9.0} ns {limiter:>9.0} ns {admission:>11.0} ns \
+             {call:>11.0} ns {limiter_to_trip:>12.2} × {to_trip:>12.2} × {to_hand:>8.2} ×{}",
             if missed { "  MISSED" } else { "" }
         )?;
         rows.push(serde_json::json!({
             "callers": callers, "round_trip_ns": trip, "by_hand_ns": by_hand,
-            "admission_ns": admission, "call_ns": call,
+            "limiter_ns": limiter, "admission_ns": admission, "call_ns": call,
             "round_trips": to_trip, "at_most": bar, "by_hand": to_hand,
+            "limiter_round_trips": limiter_to_trip,
         }));
     }
-    writeln!(out, "{}", serde_json::json!({ "admission": rows }))?;
+    let (limiter_callers, limiter_bar) = LIMITER_BAR;
+    writeln!(
+        out,
+        "bars: admission ≤ {} round trips; limiter ≤ {limiter_bar} at {limiter_callers} callers",
+        CALLERS[0].1
+    )?;
+    let (queued, queue_holds) = queue::bench(has("--quick"), &mut out).await?;
+    holds &= queue_holds;
+    let result = serde_json::json!({ "admission": rows, "queue": queued });
+    writeln!(out, "{result}")?;
     subjects.system.stop().await;
     Ok(holds || !has("--check"))
 }
@@ -155,7 +184,7 @@ impl Subjects {
         };
         let quota = system.quota("quota", spec).await?;
         let spec = || TargetSpec {
-            quota: Some(quota),
+            quota: Some(quota.clone()),
             ..TargetSpec::default()
         };
         let target = system.target("target", spec).await?;
@@ -174,6 +203,7 @@ impl Subjects {
             system,
             name: "bench".into(),
             target,
+            quota,
             echo,
             semaphore: Arc::new(Semaphore::new(4096)),
             governor: Arc::new(RateLimiter::direct(Cell::per_second(rate))),
@@ -213,22 +243,27 @@ impl Subjects {
                 self.governor.until_ready().await;
                 drop(permit);
             }
+            Subject::Limiter => self.quota.reserve(self.terms()).await?.settle(COST),
             Subject::Admission => {
-                let now = Instant::now();
-                let terms = Terms {
-                    call: Arc::clone(&self.name),
-                    cost: COST,
-                    priority: Priority::Normal,
-                    again: false,
-                    until: now + Duration::from_secs(1),
-                    held_until: now + Duration::from_secs(60),
-                };
-                let permit = self.system.admit(&self.target, terms).await?;
+                let permit = self.system.admit(&self.target, self.terms()).await?;
                 permit.finish(&Verdict::OK, Some(COST));
             }
             Subject::Call => self.call().await?,
         }
         Ok(())
+    }
+
+    fn terms(&self) -> Terms {
+        let now = Instant::now();
+        Terms {
+            call: Arc::clone(&self.name),
+            cost: COST,
+            priority: Priority::Normal,
+            tenant: Tenant::default(),
+            again: false,
+            until: now + Duration::from_secs(1),
+            held_until: now + Duration::from_secs(60),
+        }
     }
 
     async fn call(&self) -> Result<(), Failed> {
@@ -243,6 +278,7 @@ impl Subjects {
             continues: false,
             patience: Duration::from_secs(1),
             priority: Priority::Normal,
+            tenant: Tenant::default(),
             retry: Retry::default(),
         };
         let finished = self.system.call(call, instant).await;

@@ -1,0 +1,51 @@
+//! What a provider's answer says about its limits.
+
+use std::time::Duration;
+
+use super::Axis;
+
+/// What a provider's answer said about its limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "made by whoever reads a provider's headers, with everything that counts"
+)]
+pub struct Learned {
+    /// What it said about each axis, in the order of [`Axis::ALL`].
+    pub axes: [Option<AxisWord>; 3],
+    /// Nothing is admitted before this has passed; cut to a month.
+    pub stop_for: Option<Duration>,
+    /// Which limit refused the request; none if it was accepted, or refused for another reason.
+    pub refused_by: Option<RefusedBy>,
+    /// The request was accepted: what was spent before it was allowed.
+    pub accepted: bool,
+}
+
+/// What a provider's answer said about one axis.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "made by whoever reads a provider's headers, with everything that counts"
+)]
+pub struct AxisWord {
+    /// The limit a minute.
+    pub limit: Option<u64>,
+    /// How much of it is left.
+    pub remaining: Option<u64>,
+    /// The unit that `remaining` is rounded to; 0 and 1 are exact.
+    pub rounded_to: u64,
+}
+
+/// The limit that refused a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RefusedBy {
+    /// A bucket of tokens or requests; which one, where the provider says so.
+    Bucket(Option<Axis>),
+    /// The growth of the load.
+    Ramp,
+    /// The number of requests at the same time.
+    Connections,
+    /// Something that only time or people change: a spend cap, a subscription's window.
+    Whole,
+}

@@ -1,0 +1,247 @@
+//! One axis of a quota, kept as the provider keeps it.
+//!
+//! The provider's bucket holds a minute's worth and enforces shorter bursts; both refill at the same
+//! rate and pay the same charges, so what is missing from the one is missing from the other. The
+//! headers tell what is missing (limit less remaining), and the level here is the burst less that.
+//!
+//! Each header speaks of the moment at which its request was admitted, an answer's latency ago. It is
+//! held against the level of *that* moment, which each lease remembers, moved by every correction since:
+//! so what is in flight is taken into account, and ten answers that report the same surprise correct it
+//! once. What still differs was taken by others, now and from now on.
+
+use tokio::time::Instant;
+
+use super::burst::Burst;
+use super::foreign::Foreign;
+use super::{Axis, AxisWord, LeaseId};
+use crate::policy::token_bucket::TokenBucket;
+
+/// Hundredths of the rate that a refusal costs where the burst is one request already. Nothing absorbs
+/// there that a request travels faster than the one before it, but a longer way between them.
+const SPACING: u64 = 3;
+
+/// Most hundredths that are given up so.
+const MOST_SPACING: u64 = 12;
+
+/// One axis and what is known of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Twin {
+    bucket: TokenBucket,
+    limit: u64,
+    burst: Burst,
+    foreign: Foreign,
+    /// Parts of the rate, in hundredths, that are given up for the sake of spacing.
+    given_up: u64,
+    /// Sum of all corrections and settlements, to compare an old level with a new word.
+    adjusted: i128,
+    heard: Option<LeaseId>,
+}
+
+/// An axis at the moment of a grant, after it was charged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark {
+    level: i64,
+    adjusted: i128,
+    /// Reserved for others in flight, which the provider may not have charged yet.
+    outstanding: u64,
+    at: Instant,
+}
+
+impl Mark {
+    /// What was left of a burst, in thousandths.
+    pub(super) fn part_left(&self, burst: u64) -> i128 {
+        i128::from(self.level) * 1_000 / i128::from(burst.max(1))
+    }
+}
+
+/// The lease that an answer belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Of {
+    pub(super) lease: LeaseId,
+    pub(super) mark: Mark,
+    pub(super) cost: u64,
+    pub(super) accepted: bool,
+}
+
+impl Twin {
+    /// A full bucket. Both numbers are at least 1.
+    pub(super) fn new(limit: u64, burst: Burst, now: Instant) -> Option<Self> {
+        let bucket = TokenBucket::new(limit, burst.tokens(), now).ok()?;
+        Some(Self {
+            bucket,
+            limit,
+            burst,
+            foreign: Foreign::default(),
+            given_up: 0,
+            adjusted: 0,
+            heard: None,
+        })
+    }
+
+    pub(super) const fn bucket(&self) -> &TokenBucket {
+        &self.bucket
+    }
+
+    pub(super) const fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    pub(super) const fn burst(&self) -> &Burst {
+        &self.burst
+    }
+
+    pub(super) fn foreign(&self) -> u64 {
+        self.foreign.per_minute(self.limit)
+    }
+
+    /// Takes `cost` for a lease, with `outstanding` in flight before it.
+    pub(super) fn take(&mut self, cost: u64, outstanding: u64, now: Instant) -> Mark {
+        if self.bucket.is_full(now) {
+            self.burst.rested();
+        }
+        self.bucket.take(cost, now);
+        Mark {
+            level: self.bucket.available(now),
+            adjusted: self.adjusted,
+            outstanding,
+            at: now,
+        }
+    }
+
+    /// Replaces what a lease took by another amount.
+    pub(super) fn replace(&mut self, taken: u64, by: u64, now: Instant) {
+        self.adjusted = self
+            .adjusted
+            .saturating_add(i128::from(taken) - i128::from(by));
+        if by > taken {
+            self.bucket.take(by - taken, now);
+        } else {
+            self.bucket.put_back(taken - by, now);
+        }
+    }
+
+    /// Takes over another limit; what is known of the old one's burst is no use.
+    pub(super) fn set_limit(&mut self, limit: u64, burst: Burst, now: Instant) {
+        self.limit = limit;
+        self.burst = burst;
+        self.foreign = Foreign::default();
+        self.given_up = 0;
+        self.set_rate(now);
+    }
+
+    /// Lowers the level to what a word without a lease says is left.
+    pub(super) fn lower_to(&mut self, level: u64, now: Instant) {
+        self.bucket
+            .lower_to(i64::try_from(level).unwrap_or(i64::MAX), now);
+    }
+
+    /// Empties the bucket; debt stays.
+    pub(super) fn empty(&mut self, now: Instant) {
+        self.bucket.lower_to(0, now);
+    }
+
+    /// Sets a bucket that was just made to the level that the answer to an older lease implies.
+    pub(super) fn begin(&mut self, word: &AxisWord, granted: Instant, later: u64, now: Instant) {
+        let Some(raw) = self.implied(word) else {
+            return;
+        };
+        self.bucket.set_level(saturate(raw), granted);
+        self.bucket.take(later, now);
+    }
+
+    /// Takes in what the answer to a lease said.
+    pub(super) fn heard(&mut self, axis: Axis, word: &AxisWord, of: &Of, now: Instant) {
+        let (Some(limit), Some(remaining)) = (word.limit, word.remaining) else {
+            return;
+        };
+        // Another bucket than this: its rate is above the ceiling that holds here.
+        if limit != self.limit {
+            return self.lower_to(remaining, now);
+        }
+        // An older lease's answer speaks of a time before what is known already.
+        if self.heard.is_some_and(|heard| of.lease <= heard) {
+            return;
+        }
+        self.heard = Some(of.lease);
+        if of.accepted {
+            self.accepted(axis, word, of);
+        }
+        let Some(raw) = self.implied(word) else {
+            return;
+        };
+        let then = i128::from(of.mark.level) + (self.adjusted - of.mark.adjusted);
+        let then = then.min(i128::from(self.burst.tokens()));
+        // Output is charged as it is produced, so what is in flight may or may not be counted yet.
+        let uncharged = match axis {
+            Axis::Requests | Axis::Input => 0,
+            Axis::Output => i128::from(of.mark.outstanding) + i128::from(of.cost),
+        };
+        // A refused request was not charged.
+        let refunded = if of.accepted { 0 } else { i128::from(of.cost) };
+        // From what others took a second's wait follows at a time, and no more: a bucket that others
+        // keep empty must not shut this process out.
+        let least = then.min(-i128::from((self.limit / 60).max(1)));
+        let (low, high) = (then, then + uncharged + refunded);
+        let target = raw.max(least);
+        let tolerance = i128::from((word.rounded_to / 2).saturating_add(1));
+        let by = if target < low {
+            (target - low + tolerance).min(0)
+        } else if target > high {
+            (target - high - tolerance).max(0)
+        } else {
+            0
+        };
+        self.adjusted = self.adjusted.saturating_add(by);
+        self.bucket.shift(saturate(by), now);
+        self.foreign.note(-as_f64(by), self.limit, of.mark.at);
+        self.set_rate(now);
+    }
+
+    /// A request was refused for want of this axis, though the minute had room for it.
+    pub(super) fn refused(&mut self, of: &Of, last: LeaseId, now: Instant) {
+        let then = i128::from(of.mark.level) + (self.adjusted - of.mark.adjusted);
+        let halved = self.burst.refused(of.lease, last, saturate(then));
+        if halved && self.burst.tokens() == 1 {
+            self.given_up = (self.given_up + SPACING).min(MOST_SPACING);
+        }
+        self.set_rate(now);
+        self.empty(now);
+    }
+
+    fn accepted(&mut self, axis: Axis, word: &AxisWord, of: &Of) {
+        let deficit = self
+            .limit
+            .saturating_sub(word.remaining.unwrap_or(self.limit));
+        // A request larger than the burst is let through by a full bucket and proves nothing.
+        let before = match axis {
+            Axis::Requests => deficit,
+            Axis::Input | Axis::Output => deficit
+                .saturating_sub(of.cost)
+                .saturating_sub(word.rounded_to),
+        };
+        self.burst.proven(before);
+        self.burst.accepted(of.mark.level, self.limit);
+    }
+
+    /// The level here that goes with a remaining there.
+    fn implied(&self, word: &AxisWord) -> Option<i128> {
+        let missing = self.limit.saturating_sub(word.remaining?);
+        Some(i128::from(self.burst.tokens()) - i128::from(missing))
+    }
+
+    fn set_rate(&mut self, now: Instant) {
+        let own = u128::from(self.limit.saturating_sub(self.foreign()));
+        let rate = own * u128::from(100 - self.given_up) / 100;
+        let rate = u64::try_from(rate).unwrap_or(u64::MAX).max(1);
+        self.bucket.set_rate(rate, self.burst.tokens(), now);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate follows from it")]
+const fn as_f64(count: i128) -> f64 {
+    count as f64
+}
+
+fn saturate(level: i128) -> i64 {
+    i64::try_from(level).unwrap_or(if level < 0 { i64::MIN } else { i64::MAX })
+}

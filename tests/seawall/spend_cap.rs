@@ -1,0 +1,123 @@
+//! A spend cap stops its quota until its date; the next rung answers at once, and one alert is raised.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, StatusCode};
+use seawall::client::Seawall;
+use seawall::client::ask::Ask;
+use seawall::config::{Config, Environment, Overrides};
+use seawall::transport::{Body, Request, Response, Transport, TransportError};
+use tokio::time::{Instant, advance};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+const CONFIG: &str = r#"
+[targets.capped]
+base_url = "https://capped.example"
+model = "claude-sonnet-5-5"
+api_key_env = "A"
+[targets.other]
+base_url = "https://other.example"
+model = "claude-haiku-5-5"
+api_key_env = "B"
+[routes.default]
+ladder = ["capped", "other"]
+"#;
+
+const CAPPED: &str = r#"{"type":"error","error":{"type":"rate_limit_error","message":"You will regain access soon.","details":{"error_code":"contract_spend_limit_reached"}}}"#;
+const ANSWER: &str = r#"{"type":"message","role":"assistant","content":[{"type":"text","text":"hi"}],"stop_reason":"end_turn","usage":{"input_tokens":8,"output_tokens":2}}"#;
+
+/// One host whose money is spent, and one that answers.
+#[derive(Debug, Default)]
+struct Provider {
+    capped: AtomicU64,
+    answered: AtomicU64,
+}
+
+impl Transport for Provider {
+    fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
+        let capped = request.uri.host() == Some("capped.example");
+        let (count, status, body) = if capped {
+            (&self.capped, StatusCode::TOO_MANY_REQUESTS, CAPPED)
+        } else {
+            (&self.answered, StatusCode::OK, ANSWER)
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        let response = Response {
+            status,
+            headers: HeaderMap::new(),
+            body: Body::from_bytes(Bytes::from_static(body.as_bytes())),
+        };
+        async move { Ok(response) }.boxed()
+    }
+}
+
+/// Counts the lines that somebody is woken up for.
+#[derive(Clone, Default)]
+struct Alerts(Arc<AtomicU64>);
+
+impl<S: Subscriber> Layer<S> for Alerts {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if *event.metadata().level() == Level::ERROR {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn call(seawall: &Seawall) -> Duration {
+    let body = r#"{"model":"claude-sonnet-5-5","max_tokens":9,"messages":[{"role":"user","content":"Hello"}]}"#;
+    let began = Instant::now();
+    let answered = seawall.call(Ask::messages(
+        HeaderMap::new(),
+        Bytes::from_static(body.as_bytes()),
+    ));
+    assert_eq!(answered.await.unwrap().report.rung.as_ref(), "other");
+    began.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spend_cap_stops_its_quota_and_alerts_once() {
+    let alerts = Alerts::default();
+    let subscriber = tracing_subscriber::registry().with(alerts.clone());
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let environment = Environment::from_fn(|name| Some(format!("key-{name}")));
+    let config = Config::parse(CONFIG, Path::new(""), &Overrides::default(), &environment).unwrap();
+    let provider = Arc::new(Provider::default());
+    let seawall = Seawall::builder()
+        .config(config)
+        .transport(Arc::clone(&provider) as Arc<dyn Transport>)
+        .seed(1)
+        .start()
+        .await
+        .unwrap();
+    let met = || provider.capped.load(Ordering::Relaxed);
+
+    for _ in 0..20 {
+        assert!(
+            call(&seawall).await < Duration::from_secs(1),
+            "nothing to wait for"
+        );
+    }
+    assert_eq!((met(), alerts.0.load(Ordering::Relaxed)), (1, 1));
+    assert_eq!(provider.answered.load(Ordering::Relaxed), 20);
+
+    // A cap of unknown end is looked at again after ten minutes, and is a new stop then.
+    advance(Duration::from_secs(601)).await;
+    for _ in 0..20 {
+        call(&seawall).await;
+    }
+    assert_eq!((met(), alerts.0.load(Ordering::Relaxed)), (2, 2));
+    let stopped = seawall.snapshot().limiters;
+    assert!(
+        stopped
+            .iter()
+            .any(|limiter| limiter.quota.stopped_until.is_some())
+    );
+    seawall.stop().await;
+}
