@@ -97,9 +97,10 @@ impl Seawall {
     /// [`Error`]: the provider's own last word, or what kept it from having one.
     pub async fn forward(&self, ask: Ask) -> Result<Reply, Error> {
         let began = Instant::now();
-        let id: Arc<str> = Uuid::now_v7().to_string().into();
+        let mut id = Uuid::encode_buffer();
+        let id: &str = Uuid::now_v7().hyphenated().encode_lower(&mut id);
         let started = Started {
-            call: id,
+            call: id.into(),
             began,
             attempts: 0,
             progress: Progress::default(),
@@ -133,7 +134,7 @@ impl Seawall {
     }
 
     /// Resolves a request to what every rung is sent and how the call may go.
-    async fn start(&self, ask: Ask, started: Started) -> Result<(Arc<Exchange>, Call), Error> {
+    async fn start(&self, mut ask: Ask, started: Started) -> Result<(Arc<Exchange>, Call), Error> {
         let view = match ask.endpoint {
             Endpoint::Messages | Endpoint::CountTokens => Some(RequestView::parse(&ask.body)?),
             Endpoint::Other(..) => None,
@@ -143,7 +144,9 @@ impl Seawall {
         let route = config
             .route_for(ask.route.as_deref(), model)
             .ok_or_else(|| Error::UnknownRoute(ask.route.clone().unwrap_or_default()))?;
-        let (exchange, rungs) = self.prepare(started, &ask, view.as_ref(), route).await?;
+        let (exchange, rungs) = self
+            .prepare(started, &mut ask, view.as_ref(), route)
+            .await?;
         let call = Self::plan(&config.tenants, &exchange, &ask, route, rungs)?;
         Ok((Arc::new(exchange), call))
     }

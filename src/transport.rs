@@ -15,8 +15,11 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
 
+mod connections;
 pub mod http;
 pub mod sse;
+
+use self::http::Arriving;
 
 /// Sends requests to a provider.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
@@ -70,20 +73,29 @@ pub struct Response {
 ///
 /// A clean end means that the framing was complete (content-length met, last chunk seen). Dropping
 /// it closes the exchange.
-pub struct Body(BoxStream<'static, Result<Bytes, TransportError>>);
+pub struct Body(Source);
+
+enum Source {
+    Arriving(Arriving),
+    Chunks(BoxStream<'static, Result<Bytes, TransportError>>),
+}
 
 impl Body {
     /// Wraps a stream of chunks.
     pub fn from_stream(
         chunks: impl Stream<Item = Result<Bytes, TransportError>> + Send + 'static,
     ) -> Self {
-        Self(chunks.boxed())
+        Self(Source::Chunks(chunks.boxed()))
     }
 
     /// A body that is there already.
     #[must_use]
     pub fn from_bytes(bytes: Bytes) -> Self {
-        Self(stream::iter((!bytes.is_empty()).then_some(Ok(bytes))).boxed())
+        Self::from_stream(stream::iter((!bytes.is_empty()).then_some(Ok(bytes))))
+    }
+
+    const fn arriving(body: Arriving) -> Self {
+        Self(Source::Arriving(body))
     }
 }
 
@@ -91,7 +103,10 @@ impl Stream for Body {
     type Item = Result<Bytes, TransportError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_next_unpin(cx)
+        match &mut self.0 {
+            Source::Arriving(body) => body.poll_chunk(cx),
+            Source::Chunks(chunks) => chunks.poll_next_unpin(cx),
+        }
     }
 }
 

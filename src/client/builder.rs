@@ -83,9 +83,9 @@ impl Builder {
             system.hook(self.hooks)?;
         }
         let shared = Shared {
+            targets: Targets::new(&config),
             config,
             system,
-            targets: Targets::default(),
             transport,
             transports,
             telemetry: Telemetry::default(),
@@ -99,7 +99,7 @@ impl Builder {
 
 type Transports = BTreeMap<std::time::Duration, Arc<dyn Transport>>;
 
-/// reqwest sets the connect timeout once for a client, so each that is used gets its own.
+/// A transport has one connect timeout, so each that is used gets a transport of its own.
 fn http(config: &Config) -> Result<(Arc<dyn Transport>, Transports), StartError> {
     let default = Profile::default().timeouts().connect;
     let mut transports = Transports::new();

@@ -1,5 +1,6 @@
 //! What all attempts of one call share, and what each rung sends.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
@@ -88,7 +89,7 @@ pub(super) struct Prepared {
     pub(super) uri: Uri,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    pub(super) credential_source: Arc<str>,
+    pub(super) credential_source: Cow<'static, str>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) expectation: Arc<Expectation>,
     /// What it is expected to take.

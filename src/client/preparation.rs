@@ -1,5 +1,6 @@
 //! From a request to what every rung is sent, and to how the call may go.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64};
 use std::time::Duration;
@@ -91,7 +92,7 @@ impl Seawall {
     pub(super) async fn prepare(
         &self,
         started: Started,
-        ask: &Ask,
+        ask: &mut Ask,
         view: Option<&RequestView>,
         route: &Route,
     ) -> Result<(Exchange, Vec<Rung>), Error> {
@@ -132,39 +133,60 @@ impl Seawall {
             status: AtomicU16::new(0),
             unrecorded: AtomicBool::new(false),
         };
+        let most = match ask.endpoint {
+            Endpoint::Messages | Endpoint::CountTokens => usize::MAX,
+            Endpoint::Other(..) => 1,
+        };
+        let mut named = self.targets(route, most).into_iter().peekable();
+        let brought = self.brought(&ask.headers);
+        let mut common = wire::request_headers(std::mem::take(&mut ask.headers));
         let mut rungs = Vec::new();
-        for rung in &route.ladder {
-            let config::Rung::Target(name) = rung else {
-                continue;
+        while let Some((name, settings)) = named.next() {
+            let headers = match named.peek() {
+                Some(_) => common.clone(),
+                None => std::mem::take(&mut common),
             };
-            let Some(settings) = self.shared.config.targets.get(name) else {
-                continue;
-            };
-            let (prepared, rung) = self.rung((name, settings), ask, view, &exchange).await?;
+            let (prepared, rung) = self
+                .rung(
+                    (name, settings),
+                    (ask, view),
+                    (headers, brought.as_ref()),
+                    &exchange,
+                )
+                .await?;
             exchange.rungs.push(Arc::new(prepared));
             rungs.push(rung);
-            if matches!(ask.endpoint, Endpoint::Other(..)) {
-                break;
-            }
         }
         Ok((exchange, rungs))
+    }
+
+    /// The rungs of a route that are targets.
+    fn targets<'a>(&'a self, route: &Route, most: usize) -> Vec<(&'a str, &'a config::Target)> {
+        let targets = &self.shared.config.targets;
+        let target = |rung: &config::Rung| match rung {
+            config::Rung::Target(name) => {
+                let (name, settings) = targets.get_key_value(name)?;
+                Some((name.as_str(), settings))
+            }
+            _ => None,
+        };
+        route.ladder.iter().filter_map(target).take(most).collect()
     }
 
     async fn rung(
         &self,
         (name, settings): (&str, &config::Target),
-        ask: &Ask,
-        view: Option<&RequestView>,
+        (ask, view): (&Ask, Option<&RequestView>),
+        (mut headers, brought): (HeaderMap, Option<&Credential>),
         exchange: &Exchange,
     ) -> Result<(Prepared, Rung), Error> {
-        let (credential, source) = self.credential(settings, &ask.headers)?;
+        let (credential, source) = credential(settings, brought)?;
         let asked = view.and_then(|view| view.model.as_deref());
         let model = settings.model.as_deref().or(asked);
         let body = match (view, model) {
             (Some(view), Some(model)) => splice_model(&ask.body, view, model),
             _ => ask.body.clone(),
         };
-        let mut headers = wire::request_headers(&ask.headers);
         credential.apply(&mut headers);
         if !headers.contains_key(wire::VERSION) {
             headers.insert(
@@ -187,13 +209,23 @@ impl Seawall {
             Endpoint::Messages => expectation.expect(shape),
             _ => expectation.request_only(shape),
         };
+        let known = match (&ask.endpoint, &ask.query) {
+            (Endpoint::Messages, None) => self.shared.targets.messages_at(name),
+            _ => None,
+        };
         let prepared = Prepared {
             name: name.into(),
-            model: model.map(Arc::from),
-            uri: uri(&settings.base_url, &ask.endpoint, ask.query.as_deref())?,
+            model: match &settings.model {
+                Some(own) => Some(own.as_str().into()),
+                None => exchange.model.clone(),
+            },
+            uri: match known {
+                Some(known) => known,
+                None => address(&settings.base_url, &ask.endpoint, ask.query.as_deref())?,
+            },
             headers,
             body,
-            credential_source: source.into(),
+            credential_source: source,
             transport: self.transport(exchange.timeouts.connect),
             expectation,
             expected,
@@ -207,36 +239,36 @@ impl Seawall {
         Arc::clone(shared.transports.get(&connect).unwrap_or(&shared.transport))
     }
 
-    /// The credential of an attempt, and where it came from in words.
-    fn credential(
-        &self,
-        settings: &config::Target,
-        from_client: &HeaderMap,
-    ) -> Result<(Credential, String), Error> {
-        let own = |key: &config::ApiKey| {
-            Credential::new(Form::ApiKey, key.secret.expose_secret())
-                .map(|credential| (credential, key.origin.to_string()))
-                .map_err(|_| Error::NoCredential)
-        };
+    /// The provider's credential that a client sent. Where client keys are asked for, it is none.
+    fn brought(&self, from_client: &HeaderMap) -> Option<Credential> {
         let guarded = !self.shared.config.gateway.client_keys.is_empty();
-        let brought = if guarded {
-            None
-        } else {
-            Credential::from_headers(from_client)
-        };
-        let theirs = |credential| (credential, "the caller's own header".to_owned());
-        match &settings.credential {
-            config::Credential::Caller => brought.map(theirs).ok_or(Error::NoCredential),
-            config::Credential::CallerOr(key) => match brought {
-                Some(credential) => Ok(theirs(credential)),
-                None => own(key),
-            },
-            config::Credential::Own(key) => own(key),
-        }
+        (!guarded).then(|| Credential::from_headers(from_client))?
     }
 }
 
-fn uri(base: &str, endpoint: &Endpoint, query: Option<&str>) -> Result<Uri, Error> {
+/// The credential of an attempt, and where it came from in words.
+fn credential<'a>(
+    settings: &config::Target,
+    brought: Option<&'a Credential>,
+) -> Result<(Cow<'a, Credential>, Cow<'static, str>), Error> {
+    let own = |key: &config::ApiKey| {
+        Credential::new(Form::ApiKey, key.secret.expose_secret())
+            .map(|credential| (Cow::Owned(credential), key.origin.to_string().into()))
+            .map_err(|_| Error::NoCredential)
+    };
+    let theirs = |credential| (Cow::Borrowed(credential), "the caller's own header".into());
+    match &settings.credential {
+        config::Credential::Caller => brought.map(theirs).ok_or(Error::NoCredential),
+        config::Credential::CallerOr(key) => match brought {
+            Some(credential) => Ok(theirs(credential)),
+            None => own(key),
+        },
+        config::Credential::Own(key) => own(key),
+    }
+}
+
+/// Where an endpoint of a target is.
+pub(super) fn address(base: &str, endpoint: &Endpoint, query: Option<&str>) -> Result<Uri, Error> {
     let path = endpoint.path();
     let text = match query {
         Some(query) => format!("{base}{path}?{query}"),

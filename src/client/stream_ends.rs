@@ -33,7 +33,7 @@ impl StreamEnds {
     /// Resolves when the switch is thrown, or at once if it has been.
     pub(super) async fn ended(&self) {
         // Listening first: who looks first can miss the moment between.
-        let thrown = self.thrown();
+        let thrown = self.shared.notify.notified();
         if !self.is_thrown() {
             thrown.await;
         }

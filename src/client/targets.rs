@@ -4,11 +4,12 @@
 //! through it, since each of these can fail or be limited on its own. Their number is bounded by
 //! the system, which lets go of those that nobody uses.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use http::Uri;
 use parking_lot::RwLock;
 use seawall_actors::error::{Rejected, Rejection, StartError};
 use seawall_actors::policy::circuit::CircuitSettings;
@@ -18,14 +19,17 @@ use seawall_actors::system::{QuotaSpec, System, Target, TargetSpec};
 use super::Shared;
 use super::ask::Endpoint;
 use super::expectation::{Accuracy, Expectation, FirstContent};
+use super::preparation::address;
 use crate::config;
 use crate::error::Error;
 use crate::provider::anthropic::headers::Credential;
 use crate::provider::anthropic::quota_group;
 
 /// The targets that calls have used.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Targets {
+    /// Where each configured target takes messages.
+    messages: BTreeMap<String, Uri>,
     expectations: RwLock<HashMap<Arc<str>, Arc<Expectation>>>,
 }
 
@@ -44,6 +48,22 @@ const BURST_SHARE: f64 = 0.8;
 const QUEUE_SHARE: f64 = 0.3;
 
 impl Targets {
+    pub(super) fn new(config: &config::Config) -> Self {
+        let at = |(name, settings): (&String, &config::Target)| {
+            let address = address(&settings.base_url, &Endpoint::Messages, None);
+            Some((name.clone(), address.ok()?))
+        };
+        Self {
+            messages: config.targets.iter().filter_map(at).collect(),
+            expectations: RwLock::default(),
+        }
+    }
+
+    /// Where a configured target takes messages, if that is an address at all.
+    pub(super) fn messages_at(&self, name: &str) -> Option<Uri> {
+        self.messages.get(name).cloned()
+    }
+
     /// The actors' target for one model and credential of a configured one.
     pub(super) async fn resolve(
         &self,

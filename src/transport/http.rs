@@ -1,4 +1,4 @@
-//! The real transport: reqwest over rustls.
+//! The real transport: hyper over rustls, and reqwest where the environment names a proxy.
 //!
 //! Nagle is off on the socket, and idle connections live shorter than the provider keeps them. A
 //! request that meets a pooled connection which the other side has closed meanwhile is sent once
@@ -8,28 +8,29 @@
 //! without an answer so soon that the other side can hardly have read the request, since a request
 //! that was read may be billed. Every other break is reported and the retry policy decides.
 
-use std::collections::HashMap;
 use std::error::Error;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{io, iter};
 
-use ::http::Uri;
+use ::http::{Uri, uri::Scheme};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
-use parking_lot::{Mutex, RwLock};
+use http_body::Body as _;
+use http_body_util::BodyDataStream;
+use hyper::body::Incoming;
+use hyper_util::client::proxy::matcher::Matcher;
+use parking_lot::Mutex;
 use reqwest::Url;
 use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 use tower::util::MapResponseLayer;
 
+use super::connections::{Connections, POOL_IDLE, TCP_KEEPALIVE, Use, mark_fresh, watched};
 use super::{Body, Broken, Request, Response, Transport, TransportError};
-
-/// Idle connections are closed after this; edges in front of model APIs keep theirs for longer.
-const POOL_IDLE: Duration = Duration::from_secs(30);
-
-/// Keep-alive probes find a peer that vanished while an answer is thought about.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// A pooled connection that breaks this soon after a request was sent on it was closed by the other
 /// side while it was idle: a round trip across the world takes 300 ms, and a provider that has read
@@ -39,21 +40,15 @@ const STALE_WITHIN: Duration = Duration::from_millis(500);
 /// No server closes a connection for idleness sooner. A busy provider's resets are never taken for it.
 const STALE_AFTER: Duration = Duration::from_secs(1);
 
-tokio::task_local! {
-    /// Whether the exchange of this task has a connection of its own making.
-    static FRESH: Arc<AtomicBool>;
-}
-
-/// Most addresses that are kept parsed: some for each target.
-const MOST_ADDRESSES: usize = 256;
-
 /// Sends over HTTP/1.1 or HTTP/2, whichever the provider negotiates.
 #[derive(Debug, Clone)]
 pub struct HttpTransport {
-    pooled: reqwest::Client,
-    /// For what met a stale connection: a pool may hold more of them.
-    unpooled: reqwest::Client,
-    addresses: Arc<RwLock<HashMap<Uri, Url>>>,
+    direct: Connections,
+    /// Which addresses the environment wants to be reached through a proxy.
+    proxies: Arc<Matcher>,
+    /// Set up when the first such address is asked for.
+    proxied: Arc<OnceLock<Proxied>>,
+    connect_timeout: Duration,
     quiet: Arc<Quiet>,
     stale_after: Duration,
 }
@@ -85,6 +80,188 @@ impl HttpTransport {
     ///
     /// When the TLS backend can't be set up, such as without any root certificate.
     pub fn new(connect_timeout: Duration) -> Result<Self, TransportError> {
+        Ok(Self {
+            direct: Connections::new(connect_timeout)?,
+            proxies: Arc::new(Matcher::from_system()),
+            proxied: Arc::default(),
+            connect_timeout,
+            quiet: Arc::new(Quiet(Mutex::new(Instant::now()))),
+            stale_after: STALE_AFTER,
+        })
+    }
+
+    /// Sets how long a connection has to be idle before a break on it can mean that the provider
+    /// closed it for that. One second unless set: no known server closes sooner.
+    #[must_use]
+    pub const fn stale_after(mut self, idle: Duration) -> Self {
+        self.stale_after = idle;
+        self
+    }
+
+    fn proxied(&self) -> Result<&Proxied, TransportError> {
+        match self.proxied.get() {
+            Some(proxied) => Ok(proxied),
+            None => {
+                let proxied = Proxied::new(self.connect_timeout)?;
+                Ok(self.proxied.get_or_init(|| proxied))
+            }
+        }
+    }
+
+    /// Sends once.
+    async fn exchange(&self, request: Request, by: Use) -> Result<Answer, Failed> {
+        if self.proxies.intercept(&request.uri).is_some() {
+            let proxied = self.proxied().map_err(Failed::here)?;
+            return proxied.exchange(request, by).boxed().await;
+        }
+        let answer = self.direct.exchange(request, by).await;
+        answer.map(Answer::Direct).map_err(|error| Failed {
+            kind: broken(error.is_connect(), !timed_out(&error)),
+            was_unanswered: !error.is_connect() && closed_unanswered(&error),
+            error: error.into(),
+        })
+    }
+
+    /// Sends on connections that may have been closed while nothing was sent.
+    async fn after_a_rest(&self, began: Instant, request: Request) -> Result<Answer, Failed> {
+        let first = self.exchange(request.clone(), Use::Pooled);
+        match watched(first).await {
+            (Err(failed), false) if failed.was_unanswered && began.elapsed() < STALE_WITHIN => {
+                tracing::debug!(
+                    error = &*failed.error as &dyn Error,
+                    "a pooled connection was stale; sending once more on a fresh one"
+                );
+                metrics::counter!("seawall_stale_connections_total").increment(1);
+                self.exchange(request, Use::Fresh).await
+            }
+            (outcome, _) => outcome,
+        }
+    }
+}
+
+impl Transport for HttpTransport {
+    fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
+        async move {
+            check(&request.uri)?;
+            let began = Instant::now();
+            let idle = began.saturating_duration_since(self.quiet.since());
+            let ending = Ending(Arc::clone(&self.quiet));
+            let outcome = if idle < self.stale_after {
+                self.exchange(request, Use::Pooled).await
+            } else {
+                self.after_a_rest(began, request).boxed().await
+            };
+            match outcome {
+                Ok(answer) => Ok(answer.into_response(ending)),
+                Err(failed) => Err(TransportError {
+                    kind: failed.kind,
+                    source: Some(failed.error),
+                }),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Refuses what is no address on the web before anything is tried.
+fn check(uri: &Uri) -> Result<(), TransportError> {
+    let scheme = uri.scheme();
+    let spoken = scheme == Some(&Scheme::HTTPS) || scheme == Some(&Scheme::HTTP);
+    if spoken && uri.authority().is_some() {
+        return Ok(());
+    }
+    Err(TransportError::new(Broken::Protocol))
+}
+
+/// An exchange without an answer.
+struct Failed {
+    kind: Broken,
+    /// The connection ended while the status line was awaited.
+    was_unanswered: bool,
+    error: Box<dyn Error + Send + Sync>,
+}
+
+impl Failed {
+    /// Nothing was sent.
+    fn here(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self {
+            kind: Broken::Protocol,
+            was_unanswered: false,
+            error: error.into(),
+        }
+    }
+}
+
+enum Answer {
+    Direct(::http::Response<Incoming>),
+    Proxied(::http::Response<reqwest::Body>),
+}
+
+impl Answer {
+    fn into_response(self, ending: Ending) -> Response {
+        let (parts, body) = match self {
+            Self::Direct(answer) => {
+                let (parts, body) = answer.into_parts();
+                (parts, Body::arriving(Arriving { body, ending }))
+            }
+            Self::Proxied(answer) => {
+                let (parts, body) = answer.into_parts();
+                let chunks = BodyDataStream::new(body).map(move |chunk| {
+                    // The closure lives as long as the body, and the ending with it.
+                    let _whole = &ending;
+                    chunk.map_err(|error| TransportError::because(Broken::InBody, error))
+                });
+                (parts, Body::from_stream(chunks))
+            }
+        };
+        Response {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        }
+    }
+}
+
+/// The body of an answer on its way.
+pub(super) struct Arriving {
+    body: Incoming,
+    /// Its exchange ends with it.
+    #[expect(dead_code, reason = "acts when it is dropped")]
+    ending: Ending,
+}
+
+impl Arriving {
+    pub(super) fn poll_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, TransportError>>> {
+        loop {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    // Trailers carry nothing that is passed on.
+                    if let Ok(chunk) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(chunk)));
+                    }
+                }
+                Some(Err(error)) => {
+                    let broken = TransportError::because(Broken::InBody, error);
+                    return Poll::Ready(Some(Err(broken)));
+                }
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+/// Clients for what goes through a proxy, its tunnels and credentials included.
+#[derive(Debug)]
+struct Proxied {
+    pooled: reqwest::Client,
+    fresh: reqwest::Client,
+}
+
+impl Proxied {
+    fn new(connect_timeout: Duration) -> Result<Self, TransportError> {
         let client = |idle| {
             reqwest::Client::builder()
                 .connect_timeout(connect_timeout)
@@ -101,120 +278,58 @@ impl HttpTransport {
         };
         Ok(Self {
             pooled: client(usize::MAX)?,
-            unpooled: client(0)?,
-            addresses: Arc::default(),
-            quiet: Arc::new(Quiet(Mutex::new(Instant::now()))),
-            stale_after: STALE_AFTER,
+            fresh: client(0)?,
         })
     }
 
-    /// Sets how long a connection has to be idle before a break on it can mean that the provider
-    /// closed it for that. One second unless set: no known server closes sooner.
-    #[must_use]
-    pub const fn stale_after(mut self, idle: Duration) -> Self {
-        self.stale_after = idle;
-        self
-    }
-
-    /// The address in the form that reqwest takes. Those without a query are few and come again.
-    fn address(&self, uri: &Uri) -> Result<Url, TransportError> {
-        if let Some(known) = self.addresses.read().get(uri) {
-            return Ok(known.clone());
-        }
-        let parsed = Url::parse(&uri.to_string())
-            .map_err(|error| TransportError::because(Broken::Protocol, error))?;
-        if uri.query().is_none() {
-            let mut addresses = self.addresses.write();
-            if addresses.len() < MOST_ADDRESSES {
-                addresses.insert(uri.clone(), parsed.clone());
+    async fn exchange(&self, request: Request, by: Use) -> Result<Answer, Failed> {
+        let address = Url::parse(&request.uri.to_string()).map_err(Failed::here)?;
+        let mut exchange = reqwest::Request::new(request.method, address);
+        *exchange.headers_mut() = request.headers;
+        *exchange.body_mut() = Some(request.body.into());
+        let client = match by {
+            Use::Pooled => &self.pooled,
+            Use::Fresh => &self.fresh,
+        };
+        let answer = client.execute(exchange).await.map_err(|error| {
+            let unsent = error.is_connect() || error.is_builder() || error.is_timeout();
+            Failed {
+                kind: match error.is_builder() {
+                    true => Broken::Protocol,
+                    false => broken(error.is_connect(), !error.is_timeout()),
+                },
+                was_unanswered: !unsent && closed_unanswered(&error),
+                error: error.into(),
             }
-        }
-        Ok(parsed)
+        })?;
+        Ok(Answer::Proxied(answer.into()))
     }
 }
 
-impl HttpTransport {
-    /// Sends on connections that may have been closed while nothing was sent.
-    async fn after_a_rest(
-        &self,
-        began: Instant,
-        address: Url,
-        request: Request,
-    ) -> Result<reqwest::Response, reqwest::Error> {
-        let fresh = Arc::new(AtomicBool::new(false));
-        let first = exchange(&self.pooled, address.clone(), request.clone());
-        match FRESH.scope(Arc::clone(&fresh), first).await {
-            Err(error)
-                if !fresh.load(Ordering::Relaxed)
-                    && began.elapsed() < STALE_WITHIN
-                    && closed_unanswered(&error) =>
-            {
-                tracing::debug!(
-                    error = &error as &dyn Error,
-                    "a pooled connection was stale; sending once more on a fresh one"
-                );
-                metrics::counter!("seawall_stale_connections_total").increment(1);
-                exchange(&self.unpooled, address, request).await
-            }
-            outcome => outcome,
-        }
+const fn broken(in_connect: bool, in_time: bool) -> Broken {
+    match (in_connect, in_time) {
+        (true, true) => Broken::Connect,
+        (true, false) => Broken::ConnectTimeout,
+        (false, _) => Broken::BeforeHeaders,
     }
 }
 
-impl Transport for HttpTransport {
-    fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
-        async move {
-            let address = self.address(&request.uri)?;
-            let began = Instant::now();
-            let idle = began.saturating_duration_since(self.quiet.since());
-            let ending = Ending(Arc::clone(&self.quiet));
-            let outcome = if idle < self.stale_after {
-                exchange(&self.pooled, address, request).await
-            } else {
-                self.after_a_rest(began, address, request).boxed().await
-            };
-            outcome
-                .map(|answer| into_response(answer, ending))
-                .map_err(before_headers)
-        }
-        .boxed()
-    }
+fn timed_out(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|cause| {
+        cause.is::<Elapsed>()
+            || cause
+                .downcast_ref::<io::Error>()
+                .is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
+    })
 }
 
-async fn exchange(
-    client: &reqwest::Client,
-    address: Url,
-    request: Request,
-) -> Result<reqwest::Response, reqwest::Error> {
-    let mut exchange = reqwest::Request::new(request.method, address);
-    *exchange.headers_mut() = request.headers;
-    *exchange.body_mut() = Some(request.body.into());
-    client.execute(exchange).await
-}
-
-/// Marks the exchange that a new connection was made for.
-///
-/// The pool polls a connect inside the exchange that waits for it. Where another connection comes
-/// back first, it moves the connect to a task of its own, in which there is nobody to mark.
-fn mark_fresh<C>(connection: C) -> C {
-    if FRESH
-        .try_with(|fresh| fresh.store(true, Ordering::Relaxed))
-        .is_err()
-    {
-        tracing::trace!("a connection that no exchange waited for");
-    }
-    connection
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |&error| error.source())
 }
 
 /// Whether the connection ended, or was reset, while the status line was awaited.
-fn closed_unanswered(error: &reqwest::Error) -> bool {
-    if error.is_connect() || error.is_builder() || error.is_timeout() {
-        return false;
-    }
-    iter::successors(Some(error as &(dyn Error + 'static)), |&error| {
-        error.source()
-    })
-    .any(|cause| {
+fn closed_unanswered(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|cause| {
         cause
             .downcast_ref::<hyper::Error>()
             .is_some_and(hyper::Error::is_incomplete_message)
@@ -228,31 +343,4 @@ fn closed_unanswered(error: &reqwest::Error) -> bool {
                 )
             })
     })
-}
-
-fn into_response(answer: reqwest::Response, ending: Ending) -> Response {
-    let (parts, body) = http::Response::from(answer).into_parts();
-    let chunks = http_body_util::BodyDataStream::new(body).map(move |chunk| {
-        // The closure lives as long as the body, and the ending with it.
-        let _whole = &ending;
-        chunk.map_err(|error| TransportError::because(Broken::InBody, error))
-    });
-    Response {
-        status: parts.status,
-        headers: parts.headers,
-        body: Body::from_stream(chunks),
-    }
-}
-
-fn before_headers(error: reqwest::Error) -> TransportError {
-    let kind = if error.is_connect() && error.is_timeout() {
-        Broken::ConnectTimeout
-    } else if error.is_connect() {
-        Broken::Connect
-    } else if error.is_builder() {
-        Broken::Protocol
-    } else {
-        Broken::BeforeHeaders
-    };
-    TransportError::because(kind, error)
 }

@@ -205,7 +205,7 @@ fn target(input: &[u8]) -> &'static str {
 /// What travels on is what was there, less what belongs to one hop.
 fn travel(map: &HeaderMap) {
     for out in [
-        request_headers(map),
+        request_headers(map.clone()),
         response_headers(map.clone(), true),
         response_headers(map.clone(), false),
     ] {

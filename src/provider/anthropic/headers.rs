@@ -11,7 +11,7 @@ use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, TE,
     TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::Entry};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
@@ -29,20 +29,18 @@ pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Left out: those of one hop, `host`, `content-length` and `expect` (the transport writes its own)
 /// and seawall's own `x-seawall-*`.
 #[must_use]
-pub fn request_headers(from_client: &HeaderMap) -> HeaderMap {
-    let mut out = HeaderMap::with_capacity(from_client.len().saturating_add(1));
-    for (name, value) in from_client {
-        let own = *name == HOST
-            || *name == CONTENT_LENGTH
-            || *name == EXPECT
-            || *name == ACCEPT_ENCODING
-            || name.as_str().starts_with("x-seawall-");
-        if !own && !is_of_one_hop(name, from_client) {
-            out.append(name.clone(), value.clone());
-        }
+pub fn request_headers(mut from_client: HeaderMap) -> HeaderMap {
+    let mut left_out = listed_for_one_hop(&from_client);
+    let own = |name: &&HeaderName| name.as_str().starts_with("x-seawall-");
+    left_out.extend(from_client.keys().filter(own).cloned());
+    for name in &left_out {
+        from_client.remove(name);
     }
-    out.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    out
+    for name in OF_ONE_HOP.iter().chain(&[HOST, CONTENT_LENGTH, EXPECT]) {
+        from_client.remove(name);
+    }
+    from_client.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    from_client
 }
 
 /// The headers of an answer that go back to the client: all but those of one hop.
@@ -60,9 +58,10 @@ pub fn response_headers(from_upstream: HeaderMap, body_unchanged: bool) -> Heade
     {
         return from_upstream;
     }
+    let listed = listed_for_one_hop(&from_upstream);
     let mut out = HeaderMap::with_capacity(from_upstream.len().saturating_add(6));
     for (name, value) in &from_upstream {
-        if !stale(name) && !is_of_one_hop(name, &from_upstream) {
+        if !stale(name) && !OF_ONE_HOP.contains(name) && !listed.contains(name) {
             out.append(name.clone(), value.clone());
         }
     }
@@ -136,16 +135,26 @@ impl Credential {
 
     /// Writes the credential in its form, in place of any that is there.
     pub fn apply(&self, headers: &mut HeaderMap) {
-        headers.remove(&API_KEY);
-        headers.remove(AUTHORIZATION);
         let secret = self.secret.expose_secret();
-        let (name, value) = match self.form {
-            Form::ApiKey => (API_KEY, HeaderValue::from_str(secret)),
-            Form::Bearer => (
-                AUTHORIZATION,
-                HeaderValue::from_str(&format!("Bearer {secret}")),
-            ),
+        let (name, other) = match self.form {
+            Form::ApiKey => (API_KEY, AUTHORIZATION),
+            Form::Bearer => (AUTHORIZATION, API_KEY),
         };
+        headers.remove(other);
+        // Most credentials are the client's own and stand there already.
+        if self.form == Form::ApiKey
+            && let Entry::Occupied(mut there) = headers.entry(&name)
+            && there.get().as_bytes() == secret.as_bytes()
+            && there.iter().count() == 1
+        {
+            there.get_mut().set_sensitive(true);
+            return;
+        }
+        let value = match self.form {
+            Form::ApiKey => HeaderValue::from_str(secret),
+            Form::Bearer => HeaderValue::from_str(&format!("Bearer {secret}")),
+        };
+        headers.remove(&name);
         // The constructor let only visible ASCII through, which every header carries.
         if let Ok(mut value) = value {
             value.set_sensitive(true);
@@ -198,15 +207,17 @@ const OF_ONE_HOP: [HeaderName; 9] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// The fixed names, and whatever the `connection` header lists.
-fn is_of_one_hop(name: &HeaderName, all: &HeaderMap) -> bool {
-    OF_ONE_HOP.contains(name)
-        || all
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|v| v.to_str().ok())
-            .flat_map(|v| v.split(','))
-            .any(|listed| listed.trim().eq_ignore_ascii_case(name.as_str()))
+/// What the `connection` header lists beside its own words.
+fn listed_for_one_hop(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|listed| !["keep-alive", "close"].contains(listed))
+        .filter_map(|listed| HeaderName::from_bytes(listed.as_bytes()).ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -226,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_request_loses_only_what_belongs_to_one_hop() {
-        let out = request_headers(&headers(&[
+        let out = request_headers(headers(&[
             ("host", "127.0.0.1:4117"),
             ("content-length", "12"),
             ("connection", "keep-alive, X-Private"),

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
 
 mod openai;
@@ -85,21 +85,27 @@ impl RateLimits {
     #[must_use]
     pub fn read(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Self {
         let failed = status.is_client_error() || status.is_server_error();
+        let said = Said::find(headers);
+        let [requests, input, output] = said.axes.map(|axis| axis.read(now));
         let mut read = Self {
-            requests: axis(headers, &REQUESTS, now),
-            input: axis(headers, &INPUT, now),
-            output: axis(headers, &OUTPUT, now),
+            requests,
+            input,
+            output,
             retry_after: if failed {
                 retry_after(headers, now)
             } else {
                 None
             },
             should_retry: should_retry(headers),
-            unified: unified::read(headers, now),
-            fast: fast(headers, now),
+            unified: said.unified.then(|| unified::read(headers, now)).flatten(),
+            fast: said.is_fast.then(|| {
+                let [input, output] = said.fast.map(|axis| axis.read(now));
+                Fast { input, output }
+            }),
             combined: false,
         };
-        if read.is_silent()
+        if said.openai
+            && read.is_silent()
             && let Some((requests, tokens)) = openai::read(headers)
         {
             read.requests = requests;
@@ -135,58 +141,81 @@ const LONGEST_WAIT: Duration = Duration::from_millis(4_294_967_296);
 
 static RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 static SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
-struct AxisNames {
-    limit: HeaderName,
-    remaining: HeaderName,
-    reset: HeaderName,
+
+/// The limits among an answer's headers, found in one pass: looked up by name, each would be hashed.
+#[derive(Default)]
+struct Said<'a> {
+    axes: [AxisWords<'a>; 3],
+    fast: [AxisWords<'a>; 2],
+    is_fast: bool,
+    unified: bool,
+    openai: bool,
 }
 
-static REQUESTS: AxisNames = AxisNames {
-    limit: HeaderName::from_static("anthropic-ratelimit-requests-limit"),
-    remaining: HeaderName::from_static("anthropic-ratelimit-requests-remaining"),
-    reset: HeaderName::from_static("anthropic-ratelimit-requests-reset"),
-};
-static INPUT: AxisNames = AxisNames {
-    limit: HeaderName::from_static("anthropic-ratelimit-input-tokens-limit"),
-    remaining: HeaderName::from_static("anthropic-ratelimit-input-tokens-remaining"),
-    reset: HeaderName::from_static("anthropic-ratelimit-input-tokens-reset"),
-};
-static OUTPUT: AxisNames = AxisNames {
-    limit: HeaderName::from_static("anthropic-ratelimit-output-tokens-limit"),
-    remaining: HeaderName::from_static("anthropic-ratelimit-output-tokens-remaining"),
-    reset: HeaderName::from_static("anthropic-ratelimit-output-tokens-reset"),
-};
+#[derive(Default)]
+struct AxisWords<'a> {
+    limit: Option<&'a HeaderValue>,
+    remaining: Option<&'a HeaderValue>,
+    reset: Option<&'a HeaderValue>,
+}
 
-static FAST_INPUT: AxisNames = AxisNames {
-    limit: HeaderName::from_static("anthropic-fast-input-tokens-limit"),
-    remaining: HeaderName::from_static("anthropic-fast-input-tokens-remaining"),
-    reset: HeaderName::from_static("anthropic-fast-input-tokens-reset"),
-};
-static FAST_OUTPUT: AxisNames = AxisNames {
-    limit: HeaderName::from_static("anthropic-fast-output-tokens-limit"),
-    remaining: HeaderName::from_static("anthropic-fast-output-tokens-remaining"),
-    reset: HeaderName::from_static("anthropic-fast-output-tokens-reset"),
-};
-
-fn fast(headers: &HeaderMap, now: Timestamp) -> Option<Fast> {
-    // Most answers have none of them: two look-ups say so.
-    if !headers.contains_key(&FAST_INPUT.remaining) && !headers.contains_key(&FAST_OUTPUT.remaining)
-    {
-        return None;
+impl<'a> Said<'a> {
+    fn find(headers: &'a HeaderMap) -> Self {
+        let mut said = Self::default();
+        let [requests, input, output] = &mut said.axes;
+        let [fast_input, fast_output] = &mut said.fast;
+        for (name, value) in headers {
+            let name = name.as_str();
+            let Some(name) = name.strip_prefix("anthropic-") else {
+                said.openai |= name.starts_with("x-ratelimit-");
+                continue;
+            };
+            let place = match name {
+                "ratelimit-requests-limit" => &mut requests.limit,
+                "ratelimit-requests-remaining" => &mut requests.remaining,
+                "ratelimit-requests-reset" => &mut requests.reset,
+                "ratelimit-input-tokens-limit" => &mut input.limit,
+                "ratelimit-input-tokens-remaining" => &mut input.remaining,
+                "ratelimit-input-tokens-reset" => &mut input.reset,
+                "ratelimit-output-tokens-limit" => &mut output.limit,
+                "ratelimit-output-tokens-remaining" => &mut output.remaining,
+                "ratelimit-output-tokens-reset" => &mut output.reset,
+                "fast-input-tokens-limit" => &mut fast_input.limit,
+                "fast-input-tokens-reset" => &mut fast_input.reset,
+                "fast-output-tokens-limit" => &mut fast_output.limit,
+                "fast-output-tokens-reset" => &mut fast_output.reset,
+                "fast-input-tokens-remaining" => {
+                    said.is_fast = true;
+                    &mut fast_input.remaining
+                }
+                "fast-output-tokens-remaining" => {
+                    said.is_fast = true;
+                    &mut fast_output.remaining
+                }
+                "ratelimit-unified-status" | "ratelimit-unified-reset" => {
+                    said.unified = true;
+                    continue;
+                }
+                _ => continue,
+            };
+            // The first word counts.
+            place.get_or_insert(value);
+        }
+        said
     }
-    Some(Fast {
-        input: axis(headers, &FAST_INPUT, now),
-        output: axis(headers, &FAST_OUTPUT, now),
-    })
 }
 
-fn axis(headers: &HeaderMap, names: &AxisNames, now: Timestamp) -> AxisLimits {
-    AxisLimits {
-        limit: integer(headers, &names.limit),
-        remaining: integer(headers, &names.remaining),
-        full_in: text(headers, &names.reset)
-            .and_then(|t| t.parse::<Timestamp>().ok())
-            .and_then(|at| until(at, now)),
+impl AxisWords<'_> {
+    fn read(self, now: Timestamp) -> AxisLimits {
+        AxisLimits {
+            limit: integer(self.limit),
+            remaining: integer(self.remaining),
+            full_in: self
+                .reset
+                .and_then(plain)
+                .and_then(|t| t.parse::<Timestamp>().ok())
+                .and_then(|at| until(at, now)),
+        }
     }
 }
 
@@ -229,12 +258,16 @@ fn until(at: Timestamp, now: Timestamp) -> Option<Duration> {
         .filter(|d| !d.is_zero() && *d <= LONGEST_WAIT)
 }
 
-fn integer(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
-    text(headers, name)?.parse().ok()
+fn integer(value: Option<&HeaderValue>) -> Option<u64> {
+    plain(value?)?.parse().ok()
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok().map(str::trim)
+    plain(headers.get(name)?)
+}
+
+fn plain(value: &HeaderValue) -> Option<&str> {
+    Some(value.to_str().ok()?.trim_ascii())
 }
 
 #[cfg(test)]

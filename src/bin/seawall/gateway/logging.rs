@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::tz::Offset;
 use parking_lot::{Condvar, Mutex};
 use seawall::config::{Gateway, LogFormat};
 use tracing::field::{Field, Visit};
@@ -16,6 +18,7 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::{RecordFields, VisitOutput};
 use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 
 /// A line is written no later than this after it was said.
@@ -32,6 +35,7 @@ pub(crate) fn start(gateway: &Gateway) -> Log {
     let level = gateway.log_level.as_str();
     let filter = EnvFilter::new(format!("warn,seawall={level},seawall_actors={level}"));
     let log = tracing_subscriber::fmt()
+        .with_timer(Clock)
         .with_writer(lines.clone())
         .with_env_filter(filter);
     let started = match gateway.log_format {
@@ -42,6 +46,35 @@ pub(crate) fn start(gateway: &Gateway) -> Log {
         tracing::debug!("the log had been started before");
     }
     lines
+}
+
+/// The time in front of a line: UTC, to the microsecond.
+#[derive(Debug)]
+struct Clock;
+
+impl FormatTime for Clock {
+    fn format_time(&self, out: &mut Writer<'_>) -> fmt::Result {
+        let now = Offset::UTC.to_datetime(Timestamp::now());
+        let number = |n: i8| u32::try_from(n).unwrap_or(0);
+        let micros = u32::try_from(now.subsec_nanosecond() / 1_000).unwrap_or(0);
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        let fields = [
+            (0..4, u32::try_from(now.year()).unwrap_or(0)),
+            (5..7, number(now.month())),
+            (8..10, number(now.day())),
+            (11..13, number(now.hour())),
+            (14..16, number(now.minute())),
+            (17..19, number(now.second())),
+            (20..26, micros),
+        ];
+        for (place, mut number) in fields {
+            for digit in text.get_mut(place).into_iter().flatten().rev() {
+                *digit = b"0123456789"[(number % 10) as usize];
+                number /= 10;
+            }
+        }
+        out.write_str(std::str::from_utf8(&text).unwrap_or_default())
+    }
 }
 
 /// Lines on their way out.
@@ -284,6 +317,20 @@ mod tests {
         let subscriber = tracing_subscriber::registry().with(layer);
         tracing::subscriber::with_default(subscriber, say);
         (log, receiver)
+    }
+
+    #[test]
+    fn the_time_in_front_of_a_line_is_now_to_the_microsecond() {
+        let mut text = String::new();
+        let before = Timestamp::now();
+        Clock.format_time(&mut Writer::new(&mut text)).unwrap();
+        let after = Timestamp::now();
+        assert_eq!(text.len(), 27, "{text}");
+        let said: Timestamp = text.parse().unwrap();
+        assert!(
+            said.as_microsecond() >= before.as_microsecond() && said <= after,
+            "{text}"
+        );
     }
 
     #[test]

@@ -34,8 +34,9 @@ pub(crate) fn stamp(headers: &mut HeaderMap, report: &Report) {
     if !report.rung.is_empty() {
         put(RUNG, &report.rung);
     }
-    put(ATTEMPTS, &report.attempts.to_string());
-    put(QUEUED, &report.queued.as_millis().to_string());
+    let queued = u64::try_from(report.queued.as_millis()).unwrap_or(u64::MAX);
+    headers.insert(ATTEMPTS, report.attempts.into());
+    headers.insert(QUEUED, queued.into());
 }
 
 /// A failed call as an answer: the provider's own bytes where it had the last word.

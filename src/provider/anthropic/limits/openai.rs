@@ -36,8 +36,8 @@ pub(super) fn read(headers: &HeaderMap) -> Option<(AxisLimits, AxisLimits)> {
 
 fn axis(headers: &HeaderMap, names: &Names) -> AxisLimits {
     let mut axis = AxisLimits {
-        limit: integer(headers, &names.limit),
-        remaining: integer(headers, &names.remaining),
+        limit: integer(headers.get(&names.limit)),
+        remaining: integer(headers.get(&names.remaining)),
         full_in: text(headers, &names.reset).and_then(reset),
     };
     if !is_of_a_minute(&axis) {
