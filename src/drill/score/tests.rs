@@ -269,6 +269,7 @@ fn a_mix_is_scored_by_class_and_by_tenant() {
         (Some(4_000), Some(12_000))
     );
     assert_eq!(found.interactive_p99_wait_over_batch, Some(0.016_667));
+    assert_eq!(found.interactive_success_rate, Some(1.0));
     // Early, late: the ten seconds end before 12 s.
     assert_eq!(found.provider_429_first_10s, 1);
     assert_eq!(found.provider_429_per_1000_after_10s, Some(1_000.0));
