@@ -10,6 +10,7 @@
 pub mod answer;
 mod attempt;
 mod buckets;
+mod cache;
 mod catalogue;
 mod chunking;
 pub mod faults;
@@ -19,6 +20,7 @@ pub mod http;
 pub mod memory;
 mod pool;
 mod ramp;
+mod rate_limits;
 pub mod recordings;
 mod reply;
 pub mod scenario;
@@ -26,6 +28,7 @@ mod seed;
 mod spoil;
 mod state;
 pub mod stats;
+mod windows;
 pub mod wire;
 
 use std::collections::VecDeque;
@@ -45,8 +48,9 @@ use self::head::Moment;
 use self::memory::MemoryTransport;
 use self::pool::Place;
 pub use self::scenario::{
-    Above, ConcurrencySettings, Delay, FastSettings, HeaderStyle, InvalidScenario, ModelSettings,
-    QuotaSettings, RampSettings, Settings, TokenRange,
+    Above, ConcurrencySettings, CredentialSettings, Delay, FastSettings, HeaderStyle,
+    InvalidScenario, ModelSettings, QuotaSettings, RampSettings, Settings, TokenRange,
+    UnifiedSettings, WorkspaceSettings,
 };
 use self::state::{Exchange, State};
 pub use self::stats::Stats;
@@ -178,6 +182,20 @@ impl Sim {
         )
     }
 
+    /// `GET /v1/organizations/rate_limits` and the same of a workspace.
+    fn tell_limits(self: Arc<Self>, request: &Request, now: Instant) -> Answer {
+        let body = rate_limits::authorise(&request.headers, &self.settings)
+            .and_then(|()| rate_limits::body(&request.uri, &self.settings));
+        match body {
+            Ok(body) => self.plain(
+                |moment| head::json(200, head::api(moment), &body),
+                now,
+                None,
+            ),
+            Err(refusal) => self.refuse(&refusal, now),
+        }
+    }
+
     /// `GET /v1/models` and `GET /v1/models/{id}`.
     fn list_models(self: Arc<Self>, path: &str, now: Instant) -> Answer {
         match catalogue::body(path, &self.settings) {
@@ -203,12 +221,22 @@ impl Answers for Sim {
             return self.plain(|moment| head::faulty(&fault, 413, None, moment), now, None);
         }
         let models = path == "/v1/models" || path.starts_with("/v1/models/");
-        let known = counting || models || path == "/v1/messages";
+        let limits = rate_limits::is_here(path);
+        let known = counting || models || limits || path == "/v1/messages";
         if !known {
             return self.refuse(&Refusal::new(404, "Not Found"), now);
         }
-        if request.method != (if models { Method::GET } else { Method::POST }) {
+        if request.method
+            != (if models || limits {
+                Method::GET
+            } else {
+                Method::POST
+            })
+        {
             return self.refuse(&Refusal::new(405, "Method Not Allowed"), now);
+        }
+        if limits {
+            return self.tell_limits(request, now);
         }
         if let Err(refusal) = wire::authenticate(&request.headers, &self.settings.api_keys) {
             return self.refuse(&refusal, now);

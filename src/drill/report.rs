@@ -86,6 +86,7 @@ later ones.</dd>\
 was pending.</dd>\
 <dt>Finish</dt><dd>the last call's end over the time in which the provider could have served all calls at \
 best.</dd>\
+<dt>I ok</dt><dd>whole answers to interactive calls, over interactive calls made.</dd>\
 <dt>I/b wait</dt><dd>99th percentile of the waits of interactive calls over that of batch calls; a wait is \
 from the call to its first attempt, or without one to its end.</dd>\
 <dt>Fair</dt><dd>Jain's index of the answers of equal tenants: 1 when each got as many as the others.\
@@ -156,7 +157,7 @@ fn section(report: &Report, seen: &ScenarioReport) -> Result<String, DrillError>
 
 type Cell = fn(&Score) -> String;
 
-const COLUMNS: [(&str, Cell); 24] = [
+const COLUMNS: [(&str, Cell); 25] = [
     ("calls", |s| s.calls.to_string()),
     ("success", |s| percent(s.success_rate)),
     ("runs", |s| {
@@ -184,6 +185,9 @@ const COLUMNS: [(&str, Cell); 24] = [
     }),
     ("finish", |s| {
         s.finish_over_ideal.map_or_else(dash, two_digits)
+    }),
+    ("i ok", |s| {
+        s.interactive_success_rate.map_or_else(dash, percent)
     }),
     ("i/b wait", |s| {
         s.interactive_p99_wait_over_batch

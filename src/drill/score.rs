@@ -129,6 +129,9 @@ pub struct Score {
     pub throughput_over_ideal: Option<f64>,
     /// 99th percentile of the waits of interactive calls over that of batch calls.
     pub interactive_p99_wait_over_batch: Option<f64>,
+    /// Of the interactive calls, the share that got a whole answer: who refuses them keeps their waits
+    /// short too.
+    pub interactive_success_rate: Option<f64>,
     /// Jain's index of the whole answers of equal tenants: 1 when each got as many as the others.
     pub fairness: Option<f64>,
     /// What became of the calls of each class.
@@ -198,6 +201,7 @@ impl Score {
             finish_over_ideal: limits::finish(seen),
             throughput_over_ideal: limits::throughput(seen, succeeded),
             interactive_p99_wait_over_batch: shares::interactive_over_batch(seen),
+            interactive_success_rate: shares::interactive_success(seen),
             fairness: seen.mix.and_then(|mix| shares::fairness(mix, seen.calls)),
             classes: seen.mix.map(|mix| shares::classes(mix, seen)),
             in_flight_at_end: seen.in_flight_at_end,
@@ -224,6 +228,7 @@ impl Score {
             Figure::FinishOverIdeal => self.finish_over_ideal,
             Figure::ThroughputOverIdeal => self.throughput_over_ideal,
             Figure::InteractiveP99WaitOverBatch => self.interactive_p99_wait_over_batch,
+            Figure::InteractiveSuccessRate => self.interactive_success_rate,
             Figure::Fairness => self.fairness,
             Figure::DetectMs => self.detect_ms.map(float),
             Figure::RecoverMs => self.recover_ms.map(float),

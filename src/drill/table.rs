@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::score::Score;
 use super::{Report, ScenarioReport};
 
-const HEAD: [&str; 22] = [
+const HEAD: [&str; 23] = [
     "scenario",
     "client",
     "calls",
@@ -23,6 +23,7 @@ const HEAD: [&str; 22] = [
     "quota",
     "of ideal",
     "finish",
+    "i ok",
     "i/b wait",
     "fair",
     "detect",
@@ -143,6 +144,7 @@ fn row(scenario: &ScenarioReport, client: &str, score: &Score) -> [String; HEAD.
         score.quota_used.map_or_else(dash, percent),
         score.throughput_over_ideal.map_or_else(dash, percent),
         score.finish_over_ideal.map_or_else(dash, two_digits),
+        score.interactive_success_rate.map_or_else(dash, percent),
         score
             .interactive_p99_wait_over_batch
             .map_or_else(dash, |share| format!("{share:.3}")),

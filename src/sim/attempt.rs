@@ -8,11 +8,13 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Head, Opening, Step};
+use super::cache::Cached;
 use super::faults::{self, Chosen, Fault, FaultKind};
 use super::head::{self, Moment};
 use super::pool::{Place, Pool};
 use super::reply::Reply;
 use super::state::{Bill, Exchange};
+use super::windows::Windows;
 use super::wire::Ask;
 use super::{Sim, one, seed, spoil};
 
@@ -89,22 +91,22 @@ impl Sim {
             let body = format!(r#"{{"input_tokens":{}}}"#, ask.input_tokens);
             return done(self.short(head::json(200, headers, &body), None), kind);
         }
-        let place = match admitted(ask, pool, &mut headers, moment) {
+        let windows = ask.credential.and_then(|at| state.windows.get_mut(at));
+        let cached = state.cache.look(&ask.model, &ask.beginnings, now);
+        let mut bill = Bill::of(ask, cached, quota);
+        let limits = (windows, pool);
+        let place = match admitted((ask, &mut bill), limits, &mut headers, moment) {
             Ok(place) => place,
             Err(answer) => return done(self.short(answer, None), None),
         };
-        let bill = Bill {
-            quota,
-            fast: ask.fast,
-            estimated: ask.estimated_tokens,
-            counted: ask.input_tokens,
-        };
+        state.cache.keep(&ask.model, &ask.beginnings, now);
         let outcome = Outcome::Success(Box::new(Success {
             headers,
             seed,
             since,
             fault,
             slow,
+            cached,
         }));
         Decided {
             label,
@@ -165,12 +167,13 @@ impl Sim {
             since,
             fault,
             slow,
+            cached,
         } = success;
         let Some(model) = self.settings.model(&ask.model) else {
             // The request was read against the same list.
             return (Duration::ZERO, Opening::Reset, VecDeque::new());
         };
-        let reply = Reply::compose(ask, model, self.settings.seed, seed);
+        let reply = Reply::compose(ask, model, self.settings.seed, seed).cached(cached);
         let mut ttft = if self.settings.instant {
             Duration::ZERO
         } else {
@@ -221,20 +224,54 @@ impl Sim {
 
 /// Asks the limits, and tells them in the headers of the answer.
 fn admitted(
-    ask: &Ask,
-    pool: Option<&mut Pool>,
+    (ask, bill): (&Ask, &mut Bill),
+    (windows, pool): (Option<&mut Windows>, Option<&mut Pool>),
     headers: &mut HeaderMap,
     moment: Moment,
 ) -> Result<Place, head::ErrorAnswer> {
+    // A subscription is told its windows and nothing of the organisation's limits.
+    let subscribed = windows.is_some();
+    if let Some(windows) = windows {
+        let admitted = windows.admit(moment.now);
+        windows.tell(headers, admitted.is_err(), moment);
+        if let Err(wait) = admitted {
+            return Err(head::window_spent(headers.clone(), wait, moment));
+        }
+    }
     let Some(pool) = pool else {
         return Ok(Place::default());
     };
-    match pool.admit(ask.estimated_tokens, ask.fast, moment.now) {
+    if pool.cache_reads_count {
+        bill.count_cache_reads(ask);
+    }
+    match pool.admit(bill.estimated, ask.fast, moment.now) {
         Ok(place) => {
-            head::limits::told(headers, pool, ask.fast, moment);
+            if !subscribed {
+                head::limits::told(headers, pool, ask.fast, moment);
+            }
             Ok(place)
         }
         Err(over) => Err(head::over(&over, ask, pool, moment)),
+    }
+}
+
+impl Bill {
+    /// What a request is charged where the cache is free to read.
+    const fn of(ask: &Ask, cached: Cached, quota: Option<usize>) -> Self {
+        let counted = ask.input_tokens.saturating_sub(cached.read);
+        let estimated = ask.estimated_tokens.saturating_sub(cached.read);
+        Self {
+            quota,
+            fast: ask.fast,
+            estimated: if estimated == 0 { 1 } else { estimated },
+            counted,
+            input: counted.saturating_sub(cached.created),
+        }
+    }
+
+    const fn count_cache_reads(&mut self, ask: &Ask) {
+        self.estimated = ask.estimated_tokens;
+        self.counted = ask.input_tokens;
     }
 }
 
@@ -263,4 +300,5 @@ struct Success {
     since: Duration,
     fault: Option<Fault>,
     slow: Option<Fault>,
+    cached: Cached,
 }

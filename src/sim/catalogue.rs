@@ -6,7 +6,7 @@ use super::scenario::Settings;
 use super::wire::{self, Refusal};
 
 /// The models that `GET /v1/models` lists, as far as the scenario knows them.
-const LISTED: [&str; 12] = [
+pub(super) const LISTED: [&str; 12] = [
     "claude-fable-5-2",
     "claude-opus-5-5",
     "claude-opus-5",
@@ -51,7 +51,7 @@ fn card(id: &str) -> serde_json::Value {
 }
 
 /// `claude-opus-5-5` as `Claude Opus 5.5`.
-fn display_name(id: &str) -> String {
+pub(super) fn display_name(id: &str) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut numbers: Vec<&str> = Vec::new();
     for part in id.split('-').filter(|part| part.len() < 8) {

@@ -145,6 +145,13 @@ fn grown_too_fast(mut headers: HeaderMap, wait: Option<Duration>, moment: Moment
     json(429, headers, &error_json(429, message, code, moment))
 }
 
+/// The 429 of a subscription's window; its headers are there already.
+pub(super) fn window_spent(mut headers: HeaderMap, wait: Duration, moment: Moment) -> ErrorAnswer {
+    retry_words(&mut headers, 429, Some(wait), None);
+    let message = "This request would exceed your account's rate limit. Please try again later.";
+    json(429, headers, &error_json(429, message, None, moment))
+}
+
 /// The 429 that tells neither a time nor a limit.
 fn too_many_connections(moment: Moment) -> ErrorAnswer {
     let mut headers = api(moment);

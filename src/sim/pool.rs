@@ -14,6 +14,7 @@ use super::scenario::{Above, HeaderStyle, QuotaSettings};
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) style: HeaderStyle,
+    pub(super) cache_reads_count: bool,
     pub(super) usual: Buckets,
     pub(super) fast: Option<Buckets>,
     ramp: Option<Ramp>,
@@ -63,6 +64,7 @@ impl Pool {
     pub(super) fn new(settings: &QuotaSettings, now: Instant) -> Self {
         Self {
             style: settings.headers,
+            cache_reads_count: settings.cache_reads_count,
             usual: Buckets::new(settings, now),
             fast: settings.fast_pool().map(|fast| Buckets::new(&fast, now)),
             ramp: settings.ramp.map(Ramp::new),

@@ -12,6 +12,7 @@ use rand::rngs::SmallRng;
 use serde_json::{Map, Value};
 
 use super::answer::{Act, Step};
+use super::cache::Cached;
 use super::head;
 use super::scenario::{ModelSettings, Settings};
 use super::seed;
@@ -36,6 +37,8 @@ pub(super) struct Reply {
     blocks: Vec<Block>,
     stop_reason: &'static str,
     input: u64,
+    cached: Cached,
+    fast: bool,
     output: u64,
     seed: u64,
 }
@@ -91,6 +94,8 @@ impl Reply {
                 "end_turn"
             },
             input: ask.input_tokens,
+            cached: Cached::default(),
+            fast: ask.fast,
             output: drawn.min(ask.max_tokens),
             seed: attempt,
         };
@@ -134,6 +139,14 @@ impl Reply {
         });
         reply.blocks.extend(then.map(Block::Tool));
         reply
+    }
+
+    /// The same answer, with what a cache had of its prompt.
+    pub(super) const fn cached(mut self, cached: Cached) -> Self {
+        let elsewhere = cached.read.saturating_add(cached.created);
+        self.input = self.input.saturating_sub(elsewhere);
+        self.cached = cached;
+        self
     }
 
     /// An answer that is nothing but a tool call.
@@ -196,8 +209,8 @@ impl Reply {
             block.events(index, &mut events);
         }
         let delta = format!(
-            r#"{{"type":"message_delta","delta":{{"stop_reason":"{}","stop_sequence":null}},"usage":{{"input_tokens":{},"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":{}}}}}"#,
-            self.stop_reason, self.input, self.output,
+            r#"{{"type":"message_delta","delta":{{"stop_reason":"{}","stop_sequence":null}},"usage":{{"input_tokens":{},"cache_creation_input_tokens":{},"cache_read_input_tokens":{},"output_tokens":{}}}}}"#,
+            self.stop_reason, self.input, self.cached.created, self.cached.read, self.output,
         );
         events.push("message_delta", &delta, 0);
         events.push("message_stop", r#"{"type":"message_stop"}"#, 0);
@@ -205,8 +218,10 @@ impl Reply {
     }
 
     fn usage(&self, output: u64) -> String {
+        let speed = if self.fast { r#","speed":"fast""# } else { "" };
+        let Cached { read, created } = self.cached;
         format!(
-            r#"{{"input_tokens":{},"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"cache_creation":{{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0}},"output_tokens":{output},"service_tier":"standard","inference_geo":"not_available"}}"#,
+            r#"{{"input_tokens":{},"cache_creation_input_tokens":{created},"cache_read_input_tokens":{read},"cache_creation":{{"ephemeral_5m_input_tokens":{created},"ephemeral_1h_input_tokens":0}},"output_tokens":{output},"service_tier":"standard"{speed},"inference_geo":"not_available"}}"#,
             self.input,
         )
     }

@@ -4,6 +4,7 @@
 //! Durations read as in [`crate::duration`]; a range is written `"300ms..900ms"` or `"50..400"`,
 //! both ends included.
 
+mod credential;
 mod quota;
 mod range;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::credential::{CredentialSettings, UnifiedSettings, WorkspaceSettings};
 pub use self::quota::{
     Above, ConcurrencySettings, FastSettings, HeaderStyle, QuotaSettings, RampSettings,
 };
@@ -40,6 +42,12 @@ pub struct Settings {
     pub chunking: Option<Chunking>,
     /// The keys that are accepted; empty: any.
     pub api_keys: Vec<String>,
+    /// The keys that may read the organisation's limits; empty: any that begins with `sk-ant-admin`.
+    pub admin_keys: Vec<String>,
+    /// Credentials that are more than a key.
+    pub credentials: Vec<CredentialSettings>,
+    /// Workspaces with limits of their own. They are told to administrators, not enforced.
+    pub workspaces: Vec<WorkspaceSettings>,
     /// The models that exist, the first match counts; a model that none matches is unknown.
     pub models: Vec<ModelSettings>,
     /// The limits, the first match counts; a model that none matches has none.
@@ -59,6 +67,9 @@ impl Default for Settings {
             padding: true,
             chunking: None,
             api_keys: Vec::new(),
+            admin_keys: Vec::new(),
+            credentials: Vec::new(),
+            workspaces: Vec::new(),
             models: [
                 "claude-fable-",
                 "claude-haiku-",
@@ -104,6 +115,9 @@ impl Settings {
         }
         for (i, quota) in self.quotas.iter().enumerate() {
             quota.validate(&format!("quotas[{i}]"))?;
+        }
+        for (i, credential) in self.credentials.iter().enumerate() {
+            credential.validate(&format!("credentials[{i}]"))?;
         }
         if let Some(chunking) = self.chunking {
             chunking.validate()?;

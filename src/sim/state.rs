@@ -8,11 +8,13 @@ use tokio::time::Instant;
 
 use super::Sim;
 use super::buckets::Axis;
+use super::cache::Cache;
 use super::faults::{Fault, FaultKind};
 use super::head::Moment;
 use super::pool::{Place, Pool};
 use super::scenario::Settings;
 use super::stats::{AxisStats, QuotaStats, Stats};
+use super::windows::Windows;
 
 /// Where the provider's calendar starts when nothing ties it to the real one: 2026-01-01T00:00:00Z.
 const EPOCH: i64 = 1_767_225_600;
@@ -25,7 +27,10 @@ pub(super) struct Bill {
     pub(super) quota: Option<usize>,
     pub(super) fast: bool,
     pub(super) estimated: u64,
+    /// What the input limit is charged in the end.
     pub(super) counted: u64,
+    /// What `usage` calls input: the rest a cache had or keeps.
+    pub(super) input: u64,
 }
 
 /// A request that is being answered. Dropped before its end, its client has left.
@@ -53,7 +58,7 @@ impl Exchange {
                 let buckets = pool.buckets(bill.fast);
                 buckets.correct(bill.estimated, bill.counted, Instant::now());
             }
-            state.stats.charged(&self.label, bill.counted, 0);
+            state.stats.charged(&self.label, bill.input, 0);
         }
     }
 
@@ -86,7 +91,7 @@ impl Exchange {
             && !self.fault.is_some_and(FaultKind::cuts_short)
         {
             let mut state = self.sim.state.lock();
-            state.stats.whole(&self.label, bill.counted, self.output);
+            state.stats.whole(&self.label, bill.input, self.output);
         }
         self.done = true;
     }
@@ -111,6 +116,9 @@ pub(super) struct State {
     pub(super) wall: Timestamp,
     pub(super) wall_at: Instant,
     pub(super) pools: Vec<Pool>,
+    /// One for each credential that is more than a key.
+    pub(super) windows: Vec<Windows>,
+    pub(super) cache: Cache,
     pub(super) seen: Seen,
     pub(super) stats: Stats,
 }
@@ -127,6 +135,12 @@ impl State {
                 .iter()
                 .map(|quota| Pool::new(quota, now))
                 .collect(),
+            windows: settings
+                .credentials
+                .iter()
+                .map(|credential| Windows::new(credential.unified))
+                .collect(),
+            cache: Cache::default(),
             seen: Seen::default(),
             stats: Stats::default(),
         }

@@ -4,6 +4,9 @@ use proptest::prelude::{any, proptest};
 use serde_json::Value;
 
 use super::*;
+
+mod limits;
+
 use crate::transport::{Broken, Transport, TransportError};
 
 fn start(settings: Settings) -> (Arc<Sim>, MemoryTransport) {
@@ -425,6 +428,14 @@ async fn every_error_fault_answers_in_its_own_shape() {
         (K::NotFound, 404, Some("not_found_error"), Some("false")),
         (K::TooLarge, 413, Some("request_too_large"), None),
         (K::RateLimited, 429, Some("rate_limit_error"), Some("true")),
+        (K::RampLimited, 429, Some("rate_limit_error"), Some("true")),
+        (K::SpendCap, 429, Some("rate_limit_error"), Some("false")),
+        (
+            K::ConcurrentConnections,
+            429,
+            Some("rate_limit_error"),
+            Some("true"),
+        ),
         (K::Internal, 500, Some("api_error"), Some("false")),
         (K::BadGateway, 502, None, None),
         (K::Unavailable, 503, None, None),
@@ -445,7 +456,8 @@ async fn every_error_fault_answers_in_its_own_shape() {
             None => assert!(serde_json::from_slice::<Value>(&got.body).is_err()),
         }
         let limits = got.header("anthropic-ratelimit-requests-limit").is_some();
-        assert_eq!(limits, status == 429, "{kind:?}");
+        let told = matches!(kind, K::RateLimited | K::RampLimited);
+        assert_eq!(limits, told, "{kind:?}");
         let stats = sim.stats();
         assert_eq!(
             stats.models["claude-sonnet-5"].answers[&status.to_string()][kind.as_str()],

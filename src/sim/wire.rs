@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 
 use self::body::Body;
 pub(super) use self::body::{Thinking, Tool};
+use super::cache::Beginnings;
 use super::scenario::Settings;
 use super::seed;
 
@@ -54,6 +55,9 @@ pub(super) struct Ask {
     pub(super) estimated_tokens: u64,
     pub(super) tool: Option<Tool>,
     pub(super) thinking: Thinking,
+    pub(super) beginnings: Beginnings,
+    /// The place of its credential among those that are more than a key.
+    pub(super) credential: Option<usize>,
 }
 
 /// A request that the provider refuses.
@@ -79,16 +83,20 @@ impl Refusal {
     }
 }
 
-/// Checks the credential: either header.
-pub(super) fn authenticate(headers: &HeaderMap, keys: &[String]) -> Result<(), Refusal> {
+/// The credential: either header.
+fn key(headers: &HeaderMap) -> Option<&str> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let key = text("x-api-key").or_else(|| {
+    text("x-api-key").or_else(|| {
         text("authorization").and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         })
-    });
-    match key {
+    })
+}
+
+/// Checks the credential.
+pub(super) fn authenticate(headers: &HeaderMap, keys: &[String]) -> Result<(), Refusal> {
+    match key(headers) {
         None | Some("") => Err(Refusal::new(401, "x-api-key header is required")),
         Some(key) if keys.is_empty() || keys.iter().any(|known| known == key) => Ok(()),
         Some(_) => Err(Refusal::new(401, "invalid x-api-key")),
@@ -117,10 +125,18 @@ pub(super) fn read(
             ..refusal
         });
     }
-    ask(&body, &model, bytes.len(), Dialect { version, counting }).map_err(|refusal| Refusal {
-        model: Some(model),
-        ..refusal
-    })
+    let own = |key: &str| settings.credentials.iter().position(|own| own.key == key);
+    let ask = ask(&body, &model, bytes.len(), Dialect { version, counting });
+    match ask {
+        Ok(ask) => Ok(Ask {
+            credential: key(headers).and_then(own),
+            ..ask
+        }),
+        Err(refusal) => Err(Refusal {
+            model: Some(model),
+            ..refusal
+        }),
+    }
 }
 
 /// What the rules for a body depend on besides the body.
@@ -201,6 +217,8 @@ fn ask(body: &Body<'_>, model: &str, size: usize, dialect: Dialect) -> Result<As
             .max(1),
         tool: body.tool()?,
         thinking: body.thinking(),
+        beginnings: Beginnings::of([body.tools, body.system], messages),
+        credential: None,
     })
 }
 

@@ -73,4 +73,6 @@ mod token_settlement;
 #[cfg(test)]
 mod traps;
 #[cfg(test)]
+mod two_processes;
+#[cfg(test)]
 mod window_bound;

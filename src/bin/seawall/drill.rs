@@ -33,7 +33,7 @@ Scenarios:
   two-processes   two systems on one quota, with short bursts; two-processes-minute with long ones
   ramp            a provider that refuses sudden growth
   no-headers      a provider that is full at 12 requests and says nothing about limits
-  limits-real     limits-120 and then limits-300 over loopback HTTP, in a minute and a half of real \
+  limits-real     limits-120 and then limits-300 over loopback HTTP, in two minutes of real \
 time; only by its name
 
 In virtual time each takes about a second; with --real a scenario takes as long as it says, all of \

@@ -71,7 +71,7 @@ pub(crate) async fn run(args: SimArgs) -> ExitCode {
 fn faults() -> String {
     let mut text = String::from("Kinds of fault ([[faults]] kind = ...):\n");
     for kind in FaultKind::ALL {
-        text.push_str(&format!("  {:<22}{}\n", kind.as_str(), kind.meaning()));
+        text.push_str(&format!("  {:<24}{}\n", kind.as_str(), kind.meaning()));
     }
     text.push_str(
         "\nchunking = { seed = 1, max = 16 } sends streamed answers in pieces of 1 to 16 bytes.",

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
-use http::HeaderValue;
 use seawall_actors::error::Rejected;
 use seawall_actors::verdict::{Again, Blame, Verdict};
 use tokio::sync::OnceCell;
@@ -20,7 +19,6 @@ use crate::client::ask::{Ask, ReplyBody, ReplyStream};
 use crate::client::step::{StepError, StepFailure, StepSettings};
 use crate::config::{Config, Environment, Overrides};
 use crate::drill::DrillError;
-use crate::drill::load::Tenant;
 use crate::drill::scenario::Scenario;
 use crate::error::Error;
 use crate::profile::Timeouts;
@@ -146,7 +144,7 @@ impl Shared {
                 ..profile.timeouts()
             });
         }
-        let ask = on_behalf(ask, plan.tenant);
+        ask.tenant = plan.tenant.map(|tenant| tenant.name());
         let reply = runtime.forward(ask).await.map_err(|error| Missed {
             ended: ended(&error),
             verdict: error.verdict(),
@@ -197,14 +195,6 @@ impl StepFailure for Missed {
     fn verdict(&self) -> Verdict {
         self.verdict
     }
-}
-
-/// Says whose call it is, in the header that a client of the gateway would use.
-fn on_behalf(mut ask: Ask, tenant: Option<Tenant>) -> Ask {
-    if let Some(name) = tenant.and_then(|tenant| HeaderValue::from_str(&tenant.name()).ok()) {
-        ask.headers.insert("x-seawall-tenant", name);
-    }
-    ask
 }
 
 fn ended(error: &Error) -> Ended {

@@ -1,6 +1,5 @@
 //! A load of several classes and tenants, as large as a share of what the provider's limits allow.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -66,10 +65,10 @@ pub enum Tenant {
 impl Tenant {
     /// The name that its calls carry.
     #[must_use]
-    pub fn name(self) -> Arc<str> {
+    pub fn name(self) -> String {
         match self {
-            Self::Equal(number) => format!("tenant-{number}").into(),
-            Self::Flooding => "tenant-flood".into(),
+            Self::Equal(number) => format!("tenant-{number}"),
+            Self::Flooding => "tenant-flood".to_owned(),
         }
     }
 }

@@ -58,6 +58,13 @@ impl Ideal {
         let waiting = (float(calls) - self.at_once).max(0.0) / self.calls_per_second;
         seconds(waiting).saturating_add(self.own_time)
     }
+
+    /// The calls that can be served in so much time: the inverse of [`Ideal::time_for`].
+    #[must_use]
+    pub fn calls_in(&self, time: Duration) -> f64 {
+        let serving = time.saturating_sub(self.own_time).as_secs_f64();
+        self.at_once + self.calls_per_second * serving
+    }
 }
 
 /// Little's law: so many at a time, each for so long.
@@ -107,6 +114,7 @@ mod tests {
             (time - (29.0 + 0.02 + 0.55 + 45.0 / 80.0)).abs() < 1e-6,
             "{time}"
         );
+        assert!((ideal.calls_in(ideal.time_for(300)) - 300.0).abs() < 1e-6);
         let mut wordy = launch;
         wordy.provider.quotas[0].output_tokens_per_minute = Some(6_000);
         assert!((wordy.ideal().unwrap().calls_per_second - 100.0 / 45.0).abs() < 1e-9);

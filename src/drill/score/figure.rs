@@ -41,6 +41,8 @@ pub enum Figure {
     ThroughputOverIdeal,
     /// [`Score::interactive_p99_wait_over_batch`](super::Score::interactive_p99_wait_over_batch).
     InteractiveP99WaitOverBatch,
+    /// [`Score::interactive_success_rate`](super::Score::interactive_success_rate).
+    InteractiveSuccessRate,
     /// [`Score::fairness`](super::Score::fairness).
     Fairness,
     /// [`Score::detect_ms`](super::Score::detect_ms).
@@ -77,6 +79,7 @@ impl Figure {
             Self::FinishOverIdeal => "finish_over_ideal",
             Self::ThroughputOverIdeal => "throughput_over_ideal",
             Self::InteractiveP99WaitOverBatch => "interactive_p99_wait_over_batch",
+            Self::InteractiveSuccessRate => "interactive_success_rate",
             Self::Fairness => "fairness",
             Self::DetectMs => "detect_ms",
             Self::RecoverMs => "recover_ms",

@@ -50,6 +50,6 @@ pub(super) fn finish(seen: &Observed<'_>) -> Option<f64> {
 }
 
 pub(super) fn throughput(seen: &Observed<'_>, answered: u64) -> Option<f64> {
-    let best = seen.ideal?.calls_per_second * pending_time(seen.calls).as_secs_f64();
-    (best > 0.0).then(|| round(float(answered) / best))
+    let best = seen.ideal?.calls_in(pending_time(seen.calls));
+    (!seen.calls.is_empty()).then(|| round(float(answered) / best))
 }

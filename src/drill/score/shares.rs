@@ -62,6 +62,13 @@ pub(super) fn interactive_over_batch(seen: &Observed<'_>) -> Option<f64> {
     ratio(p99(Profile::Interactive)?, p99(Profile::Batch)?)
 }
 
+pub(super) fn interactive_success(seen: &Observed<'_>) -> Option<f64> {
+    let mix = seen.mix?;
+    let here = |call: &CallRecord| profile_of(mix, call) == Some(Profile::Interactive);
+    let answered = count(seen.calls, |call| here(call) && call.succeeded());
+    ratio(answered, count(seen.calls, here))
+}
+
 /// Jain, Chiu and Hawe 1984: `(Σx)² / (n Σx²)` over the equal tenants.
 pub(super) fn fairness(mix: &Mix, calls: &[CallRecord]) -> Option<f64> {
     let served = (0..mix.tenants).map(|number| {

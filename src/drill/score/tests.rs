@@ -1,6 +1,9 @@
 use super::super::client::Ended;
+use super::super::load::{Class, Tenant};
 use super::super::meter::AttemptEnd;
+use super::super::scenario::Scenario;
 use super::*;
+use crate::profile::Profile;
 
 const FAULT: Window = Window {
     from: Duration::from_secs(10),
@@ -169,6 +172,160 @@ fn quota_use_counts_only_time_in_which_somebody_waited() {
     assert_eq!(found.attempts_during_fault, None);
     assert_eq!(found.figure(Figure::InFlightAtEnd), Some(2.0));
     assert_eq!(Score::of(&Observed { calls: &[], ..seen }).quota_used, None);
+}
+
+fn mix() -> Mix {
+    let class = |profile| Class {
+        profile,
+        share: 1.0,
+        deadline: ms(30_000),
+    };
+    Mix {
+        stages: Vec::new(),
+        classes: vec![class(Profile::Interactive), class(Profile::Batch)],
+        tenants: 3,
+        flood: 0.1,
+    }
+}
+
+/// Calls in order, each with its place: class, tenant, when it was made and ended, and how.
+fn mixed(calls: &[(usize, Tenant, u64, u64, Ended)]) -> Vec<CallRecord> {
+    let numbered = (1..).zip(calls);
+    numbered
+        .map(|(id, &(class, tenant, issued, ended, end))| CallRecord {
+            id,
+            class: Some(class),
+            tenant: Some(tenant),
+            ..call(issued, ended, end)
+        })
+        .collect()
+}
+
+fn of_call(id: u64, started: u64, status: u16) -> AttemptRecord {
+    AttemptRecord {
+        call: Some(id),
+        ..attempt(started, started + 100, "big", status)
+    }
+}
+
+#[test]
+fn a_mix_is_scored_by_class_and_by_tenant() {
+    let (ok, late) = (
+        Ended::Answered { rung: 0 },
+        Ended::Failed { why: "deadline" },
+    );
+    let told = Ended::Refused {
+        retry_after: ms(5_000),
+    };
+    let (one, two, three) = (Tenant::Equal(0), Tenant::Equal(1), Tenant::Equal(2));
+    let calls = mixed(&[
+        (0, one, 0, 900, ok),
+        (0, two, 0, 1_000, ok),
+        (1, one, 0, 9_000, ok),
+        (1, three, 0, 3_000, told),
+        (1, Tenant::Flooding, 0, 30_000, late),
+        (1, Tenant::Flooding, 0, 5_000, ok),
+    ]);
+    let attempts = [
+        of_call(1, 100, 200),
+        // What counts is the first attempt, not the first answer, and not the order of the log.
+        of_call(2, 700, 200),
+        of_call(2, 200, 429),
+        of_call(3, 8_000, 200),
+        of_call(6, 4_000, 200),
+        of_call(5, 12_000, 429),
+    ];
+    let mix = mix();
+    let seen = Observed {
+        calls: &calls,
+        attempts: &attempts,
+        primary: "big",
+        fault: None,
+        quota: None,
+        runs: None,
+        mix: Some(&mix),
+        ideal: None,
+        in_flight_at_end: 0,
+    };
+    let found = Score::of(&seen);
+    assert_eq!((found.lost, found.refused), (1, 0));
+    assert_eq!(found.figure(Figure::LostRate), Some(0.166_667));
+    // Two, one and none: 9 over 3 x 5. The one that floods counts for nothing here.
+    assert_eq!(found.fairness, Some(0.6));
+    let classes = found.classes.unwrap();
+    let interactive = classes["interactive"];
+    assert_eq!((interactive.calls, interactive.succeeded), (2, 2));
+    assert_eq!(
+        (interactive.p50_wait_ms, interactive.p99_wait_ms),
+        (Some(100), Some(200))
+    );
+    let batch = classes["batch"];
+    assert_eq!(
+        (batch.calls, batch.told_to_come_back, batch.lost),
+        (4, 1, 1)
+    );
+    assert_eq!(
+        (batch.p50_wait_ms, batch.p99_wait_ms),
+        (Some(4_000), Some(12_000))
+    );
+    assert_eq!(found.interactive_p99_wait_over_batch, Some(0.016_667));
+    assert_eq!(found.interactive_success_rate, Some(1.0));
+    // Early, late: the ten seconds end before 12 s.
+    assert_eq!(found.provider_429_first_10s, 1);
+    assert_eq!(found.provider_429_per_1000_after_10s, Some(1_000.0));
+}
+
+#[test]
+fn nobody_waited_less_where_nobody_waited() {
+    let ok = Ended::Answered { rung: 0 };
+    let calls = mixed(&[
+        (0, Tenant::Equal(0), 0, 900, ok),
+        (1, Tenant::Equal(0), 0, 900, ok),
+    ]);
+    let attempts = [of_call(1, 0, 200), of_call(2, 0, 200)];
+    let mix = mix();
+    let found = Score::of(&Observed {
+        calls: &calls,
+        attempts: &attempts,
+        primary: "big",
+        fault: None,
+        quota: None,
+        runs: None,
+        mix: Some(&mix),
+        ideal: None,
+        in_flight_at_end: 0,
+    });
+    assert_eq!(found.interactive_p99_wait_over_batch, None);
+    assert_eq!(found.provider_429_per_1000_after_10s, None);
+}
+
+#[test]
+fn runs_are_held_to_the_time_that_the_provider_needs() {
+    let launch = Scenario::find("launch").unwrap();
+    // 10 at once and 10 a second; each takes 1.1325 s.
+    let calls: Vec<_> = (0..110).map(|n| answered(0, 200 + n * 100)).collect();
+    let seen = |calls, succeeded| Observed {
+        calls,
+        attempts: &[],
+        primary: "big",
+        fault: None,
+        quota: None,
+        runs: Some(RunCount {
+            started: 2,
+            succeeded,
+        }),
+        mix: None,
+        ideal: launch.ideal(),
+        in_flight_at_end: 0,
+    };
+    let found = Score::of(&seen(&calls, 2));
+    assert_eq!(found.finish_over_ideal, Some(round(11.1 / 11.1325)));
+    assert_eq!(
+        found.throughput_over_ideal,
+        Some(round(110.0 / (10.0 + 99.675)))
+    );
+    // Runs that broke off asked for less.
+    assert_eq!(Score::of(&seen(&calls, 1)).finish_over_ideal, None);
 }
 
 #[test]

@@ -37,6 +37,9 @@ pub struct QuotaSettings {
     /// The pool of requests with `speed: "fast"`; absent: they are requests like others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fast: Option<FastSettings>,
+    /// Whether input that a cache had is charged too; current models don't charge it.
+    #[serde(default)]
+    pub cache_reads_count: bool,
 }
 
 /// How a provider tells its limits.
@@ -123,6 +126,7 @@ impl QuotaSettings {
             concurrency: None,
             ramp: None,
             fast: None,
+            cache_reads_count: false,
         }
     }
 
