@@ -91,10 +91,16 @@ async fn limiter(depth: u32, calls: u64) -> Result<f64, Failed> {
     let quota = system.quota("quota", spec).await?;
     let served = Arc::new(AtomicU64::new(0));
     let mut asking = JoinSet::new();
-    for task in 0..depth + PERMITS {
+    let name: Arc<str> = "bench".into();
+    // As a configuration has them: a name each, whose calls share it.
+    let tenants: Vec<_> = (0..TENANTS)
+        .map(|n| Tenant::new(format!("tenant-{n}").into(), 1 + n % 3))
+        .collect();
+    let whose = tenants.into_iter().cycle();
+    for (task, tenant) in (0_u64..(depth + PERMITS).into()).zip(whose) {
         let (quota, served) = (quota.clone(), Arc::clone(&served));
-        let tenant = Tenant::new(format!("tenant-{}", task % TENANTS).into(), 1 + task % 3);
-        asking.spawn(async move { keep_asking(&quota, &tenant, task.into(), &served).await });
+        let who = (Arc::clone(&name), tenant);
+        asking.spawn(async move { keep_asking(&quota, who, task, &served).await });
     }
     let nanos = measure(&served, depth.into(), calls, &mut asking).await?;
     asking.shutdown().await;
@@ -104,11 +110,10 @@ async fn limiter(depth: u32, calls: u64) -> Result<f64, Failed> {
 
 async fn keep_asking(
     quota: &Quota,
-    tenant: &Tenant,
+    (name, tenant): (Arc<str>, Tenant),
     mut chance: u64,
     served: &AtomicU64,
 ) -> Result<(), Failed> {
-    let name: Arc<str> = "bench".into();
     let mut terms = || {
         chance = chance
             .wrapping_mul(6_364_136_223_846_793_005)
