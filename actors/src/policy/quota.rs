@@ -479,7 +479,8 @@ impl Quota {
             cost: lease.cost.on(axis),
             accepted: false,
         };
-        twin.refused(learned.axes[axis.index()].as_ref(), &of, last, now);
+        let word = learned.axes[axis.index()].as_ref();
+        twin.refused((axis, word), &of, last, now);
     }
 
     /// The axis that had least of its burst left when a lease was granted.

@@ -122,12 +122,6 @@ impl TokenBucket {
         self.level = moved.min(grains(self.burst));
     }
 
-    /// Whether nothing more fits in at `now`.
-    #[must_use]
-    pub fn is_full(&self, now: Instant) -> bool {
-        self.level_at(now) >= grains(self.burst)
-    }
-
     /// Tokens gained a minute.
     #[must_use]
     pub const fn per_minute(&self) -> u64 {

@@ -205,7 +205,11 @@ fn ended(error: &Error) -> Ended {
         }) => Ended::Refused {
             retry_after: *retry_after,
         },
-        Error::Provider { .. } => Ended::Failed { why: "status" },
+        // The provider's own refusal is handed on with its own word on when to come back.
+        Error::Provider { .. } => match error.verdict().not_before {
+            Some(retry_after) => Ended::Refused { retry_after },
+            None => Ended::Failed { why: "status" },
+        },
         Error::Unanswered { .. } => Ended::Failed { why: "connection" },
         _ => Ended::Failed { why: "deadline" },
     }

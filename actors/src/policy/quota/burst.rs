@@ -1,10 +1,14 @@
 //! How much may go out at once: found, not known.
 //!
 //! A provider says how much fits into a minute and not how unevenly it may be spent: 600 a minute may
-//! be enforced as 10 a second. The search starts below one second's worth, grows by a step whenever a
-//! full bucket was spent without a refusal, and takes what accepted answers prove, that the provider's bucket
+//! be enforced as 10 a second. The search starts below one second's worth, grows by a step whenever
+//! all of it was spent without a refusal, and takes what accepted answers prove, that the provider's bucket
 //! was that far down, in larger steps. A refusal halves it, and what was refused is remembered as a
 //! ceiling. Failure mode: a provider that lowers its burst is found out by one round of refusals.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{Axis, LeaseId};
 
@@ -16,6 +20,9 @@ const SHARE: (u64, u64) = (4, 5);
 /// tenth by this process's own doing.
 const KEPT: (u64, u64) = (9, 10);
 
+/// A step is answered before the next one: a doubling takes about 20 s.
+const BETWEEN_STEPS: Duration = Duration::from_secs(2);
+
 /// The burst of one axis.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Burst {
@@ -23,8 +30,7 @@ pub(super) struct Burst {
     /// Whether it may be changed by what is seen.
     found: bool,
     ceiling: u64,
-    /// The bucket has been full since the last step.
-    rested: bool,
+    stepped: Option<Instant>,
     /// Leases up to here were granted before the last halving.
     halved: Option<LeaseId>,
 }
@@ -36,7 +42,7 @@ impl Burst {
             tokens,
             found: false,
             ceiling: tokens,
-            rested: false,
+            stepped: None,
             halved: None,
         }
     }
@@ -48,7 +54,7 @@ impl Burst {
             tokens: axis_part(axis, part(per_minute / 60, SHARE)).clamp(1, ceiling),
             found: true,
             ceiling,
-            rested: true,
+            stepped: None,
             halved: None,
         }
     }
@@ -61,16 +67,14 @@ impl Burst {
         self.found
     }
 
-    /// The bucket is full.
-    pub(super) const fn rested(&mut self) {
-        self.rested = true;
-    }
-
-    /// An answer was accepted of a request that found `level` tokens left of the burst.
-    pub(super) fn accepted(&mut self, level: i64, per_minute: u64) {
+    /// An answer was accepted of a request that left `level` tokens of the burst.
+    pub(super) fn accepted(&mut self, level: i64, per_minute: u64, now: Instant) {
         let spent = i128::from(level) <= i128::from(self.tokens / 10);
-        if self.found && self.rested && spent {
-            self.rested = false;
+        let due = self
+            .stepped
+            .is_none_or(|last| now.saturating_duration_since(last) >= BETWEEN_STEPS);
+        if self.found && spent && due {
+            self.stepped = Some(now);
             let step = (self.tokens / 16).clamp(1, (per_minute / 60).max(1));
             self.raise(self.tokens.saturating_add(step));
         }
@@ -92,7 +96,6 @@ impl Burst {
         }
         self.ceiling = part(spent, SHARE).clamp(1, self.ceiling);
         self.tokens = (self.tokens / 2).clamp(1, self.ceiling);
-        self.rested = false;
         self.halved = Some(last);
         true
     }
@@ -121,35 +124,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_starts_below_a_second_and_grows_once_a_rest() {
+    fn it_starts_below_a_second_and_grows_while_all_of_it_is_spent() {
+        let now = Instant::now();
         let mut burst = Burst::search(600, Axis::Requests);
         assert_eq!(burst.tokens(), 8);
-        burst.accepted(0, 600);
-        burst.accepted(0, 600);
+        burst.accepted(0, 600, now);
+        burst.accepted(0, 600, now);
         assert_eq!(burst.tokens(), 9);
-        burst.rested();
-        burst.accepted(5, 600);
+        burst.accepted(5, 600, now + BETWEEN_STEPS);
         assert_eq!(burst.tokens(), 9);
-        burst.accepted(0, 600);
+        burst.accepted(0, 600, now + BETWEEN_STEPS);
         assert_eq!(burst.tokens(), 10);
     }
 
     #[test]
     fn a_refusal_halves_it_once_a_round_and_is_remembered() {
+        let mut now = Instant::now();
         let mut burst = Burst::search(600, Axis::Requests);
-        for _ in 0..60 {
-            burst.rested();
-            burst.accepted(0, 600);
-        }
+        let mut grow = |burst: &mut Burst| {
+            for _ in 0..60 {
+                now += BETWEEN_STEPS;
+                burst.accepted(0, 600, now);
+            }
+        };
+        grow(&mut burst);
         let before = burst.tokens();
         assert!(before > 60, "{before}");
         assert!(burst.refused(LeaseId(7), LeaseId(9), before));
         assert!(!burst.refused(LeaseId(8), LeaseId(9), before));
         assert_eq!(burst.tokens(), before / 2);
-        for _ in 0..100 {
-            burst.rested();
-            burst.accepted(0, 600);
-        }
+        grow(&mut burst);
         assert_eq!(burst.tokens(), before * 4 / 5);
     }
 

@@ -152,9 +152,6 @@ impl Twin {
 
     /// Takes `cost` for a lease, with `outstanding` in flight before it.
     pub(super) fn take(&mut self, cost: u64, outstanding: u64, now: Instant) -> Mark {
-        if self.bucket.is_full(now) {
-            self.burst.rested();
-        }
         self.bucket.take(cost, now);
         let before = self.recent.sum(now);
         self.recent.add(cost, now);
@@ -268,7 +265,7 @@ impl Twin {
     /// A request was refused for want of this axis, though the minute had room for it.
     pub(super) fn refused(
         &mut self,
-        word: Option<&AxisWord>,
+        (axis, word): (Axis, Option<&AxisWord>),
         of: &Of,
         last: LeaseId,
         now: Instant,
@@ -288,7 +285,12 @@ impl Twin {
             self.given_up = (self.given_up + SPACING).min(MOST_SPACING);
         }
         self.set_rate(now);
-        self.empty(now);
+        // What is in flight goes on to be produced, for about as long as the provider takes to refill.
+        let debt = match axis {
+            Axis::Requests | Axis::Input => 0,
+            Axis::Output => -i64::try_from(self.limit / 60).unwrap_or(i64::MAX),
+        };
+        self.bucket.lower_to(debt, now);
     }
 
     fn accepted(&mut self, axis: Axis, word: &AxisWord, of: &Of, now: Instant) {
@@ -304,7 +306,7 @@ impl Twin {
         };
         let old = self.burst.tokens();
         self.burst.proven(before);
-        self.burst.accepted(of.mark.level, self.limit);
+        self.burst.accepted(of.mark.level, self.limit, now);
         self.follow_burst(old, now);
     }
 
