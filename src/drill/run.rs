@@ -213,7 +213,8 @@ fn binding_quota(stats: &sim::Stats) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::load::Load;
+    use super::super::load::{Load, Stage};
+    use super::super::scenario::Limits;
     use super::super::{Report, run, table};
     use super::*;
     use crate::drill::report;
@@ -312,5 +313,71 @@ mod tests {
         // Ten calls of 2,000 tokens within ten to eleven seconds of demand at 10,000 a second.
         let used = score(&report, ClientKind::Naive).quota_used.unwrap();
         assert!((0.17..=0.35).contains(&used), "{used}");
+    }
+
+    fn mixed(of_quota: f64) -> Scenario {
+        let mut mixed = Scenario::find("limits-120").unwrap();
+        let Load::Mix(mix) = &mut mixed.load else {
+            panic!("{:?}", mixed.load);
+        };
+        mix.stages = vec![Stage {
+            of_quota,
+            lasting: Duration::from_secs(60),
+        }];
+        mix.flood = 0.5;
+        mixed
+    }
+
+    #[test]
+    fn a_mix_meets_a_quota_with_every_class_and_every_tenant() {
+        let report = drill(mixed(1.2), &PEERS, 3);
+        for kind in PEERS {
+            let score = score(&report, kind);
+            let classes = score.classes.as_ref().unwrap();
+            let made: u64 = classes.values().map(|class| class.calls).sum();
+            assert_eq!((score.calls, made), (720, 720));
+            assert!(classes.values().all(|class| class.lost > 0), "{classes:?}");
+            // These clients wait for nothing before their first attempt, and refuse nobody.
+            assert!(classes.values().all(|class| class.p99_wait_ms == Some(0)));
+            assert_eq!(
+                (score.refused, score.interactive_p99_wait_over_batch),
+                (0, None)
+            );
+            assert!(
+                score
+                    .fairness
+                    .is_some_and(|index| index > 0.9 && index < 1.0)
+            );
+            assert!(
+                score
+                    .throughput_over_ideal
+                    .is_some_and(|share| (0.95..=1.02).contains(&share))
+            );
+            let refused = score.provider_429_per_1000_after_10s.unwrap();
+            assert!(
+                refused > 100.0 && score.provider_429_first_10s > 5,
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn two_systems_with_half_of_a_quota_each_use_all_of_it() {
+        let mut two = mixed(1.2);
+        two.systems = 2;
+        two.limits = Some(Limits {
+            requests_per_minute: Some(300),
+            ..Limits::default()
+        });
+        let report = drill(two, &[ClientKind::Seawall], 3);
+        let score = score(&report, ClientKind::Seawall);
+        assert_eq!((score.provider_429, score.in_flight_at_end), (0, 0));
+        assert!(
+            score
+                .throughput_over_ideal
+                .is_some_and(|share| share > 0.95),
+            "{score:?}"
+        );
+        assert!(report.scenarios[0].clients[0].agreed > 10);
     }
 }

@@ -237,9 +237,10 @@ pub(super) fn no_headers() -> Scenario {
         }),
         ..QuotaSettings::of(PRIMARY)
     }];
-    // Clients that only try keep the provider this busy, and lose a third of the calls.
+    // A limit that is cut to seven tenths wherever it meets 12, and grows back, is 0.85 of it in the mean.
+    // Clients that only try keep the provider busier, and lose a third of the calls.
     blind.bars.extend([
-        at_least(Figure::ThroughputOverIdeal, 0.9),
+        at_least(Figure::ThroughputOverIdeal, 0.85),
         at_most(Figure::LostRate, 0.01),
     ]);
     blind
