@@ -170,7 +170,7 @@ async fn whole(
     if let Some(usage) = &usage {
         exchange.bill(prepared, usage);
     }
-    let cost = usage.map(|usage| true_cost(usage.billed()));
+    let cost = usage.map(|usage| prepared.expected.settled(usage.billed()));
     let body = AnswerBody::Whole(bytes);
     Outcome::Ended {
         result: Ok(Answer {

@@ -5,12 +5,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use seawall_actors::policy::quota::Cost;
 
+use super::attempt::true_cost;
 use crate::estimate::{Class, Correction, ErrorFigures, Errors, Estimate, Usual, estimate};
 use crate::provider::anthropic::request::RequestView;
 use crate::provider::anthropic::usage::Tokens;
 
 /// Output expected of a target that has not answered yet.
 const FIRST_OUTPUT: f64 = 512.0;
+
+/// With fewer answers than this, the output that is expected is more of a guess.
+const FEW: u32 = 8;
 
 /// The part of answers that take no more output than is reserved. Just above the middle: sums are right
 /// by the mean, and the guard only helps where most answers are longer than it.
@@ -100,6 +104,8 @@ pub(super) struct Expected {
     prompt: u64,
     /// What is reserved for it.
     pub(super) cost: Cost,
+    /// Nothing was known of the output.
+    output_is_guessed: bool,
 }
 
 /// How well one target's prompts of one class are estimated.
@@ -127,6 +133,23 @@ impl Expected {
     /// The whole prompt, in tokens.
     pub(super) const fn prompt(&self) -> u64 {
         self.prompt
+    }
+
+    /// What an answer that took so much is settled with.
+    ///
+    /// What a guess has kept back from others for the length of an answer is not given back: the
+    /// provider's bucket was full meanwhile, and holds no more for it. Given back all at once by the
+    /// first answers, it would be a burst that is not there.
+    pub(super) fn settled(&self, tokens: Tokens) -> Cost {
+        let cost = true_cost(tokens);
+        if self.output_is_guessed {
+            Cost {
+                output: cost.output.max(self.cost.output),
+                ..cost
+            }
+        } else {
+            cost
+        }
     }
 }
 
@@ -174,6 +197,7 @@ impl Expectation {
                 input: part(guarded, fresh),
                 output: learned.output(shape.max_tokens),
             },
+            output_is_guessed: learned.outputs[ALL_CALLS].seen() < FEW,
         }
     }
 

@@ -106,7 +106,7 @@ fn whole(
     (status, headers): (StatusCode, HeaderMap),
     watched: Watched,
 ) -> Outcome<Answer, Failure> {
-    let (events, usage) = watched.into_whole();
+    let (events, cost) = watched.into_whole();
     exchange.count_attempt((attempt.number, attempt.rung), &Verdict::OK);
     Outcome::Ended {
         result: Ok(Answer {
@@ -115,7 +115,7 @@ fn whole(
             body: AnswerBody::Held(events),
         }),
         verdict: Verdict::OK,
-        cost: Some(true_cost(usage.billed())),
+        cost: Some(cost),
         learned: None,
     }
 }

@@ -27,7 +27,7 @@ use super::attempt::{LARGEST_ANSWER, true_cost};
 use super::exchange::{Exchange, Prepared};
 use super::watchdog::Watchdog;
 use crate::provider::anthropic::stream::{End, Seen, StreamWatch};
-use crate::provider::anthropic::usage::{Tokens, Usage};
+use crate::provider::anthropic::usage::Tokens;
 use crate::transport::sse::SseDecoder;
 use crate::transport::{Body, TransportError};
 use crate::verdict::{
@@ -324,11 +324,12 @@ impl Watched {
         all.freeze()
     }
 
-    /// All events of a whole answer and what it used. It is billed with that.
-    pub(super) fn into_whole(mut self) -> (VecDeque<Bytes>, Usage) {
+    /// All events of a whole answer and what its quota is settled with. It is billed with what it used.
+    pub(super) fn into_whole(mut self) -> (VecDeque<Bytes>, Cost) {
         let usage = self.watch.usage().clone();
         self.exchange.bill(&self.prepared, &usage);
-        (std::mem::take(&mut self.ready), usage)
+        let cost = self.prepared.expected.settled(usage.billed());
+        (std::mem::take(&mut self.ready), cost)
     }
 
     /// What it used, as far as that is known.
@@ -469,7 +470,12 @@ impl Watched {
             self.bill_part()
         };
         let known = tokens.input > 0 || tokens.output > 0;
-        permit.finish(verdict, known.then(|| true_cost(tokens)));
+        let cost = if verdict.is_ok() {
+            self.prepared.expected.settled(tokens)
+        } else {
+            true_cost(tokens)
+        };
+        permit.finish(verdict, known.then_some(cost));
         if verdict.is_ok() {
             self.exchange.publish(None);
         }

@@ -306,7 +306,10 @@ impl Twin {
         };
         let old = self.burst.tokens();
         self.burst.proven(before);
-        self.burst.accepted(of.mark.level, self.limit, now);
+        // Output comes later than its request, and tells nothing of how much may go out at once.
+        if axis != Axis::Output {
+            self.burst.accepted(of.mark.level, self.limit, now);
+        }
         self.follow_burst(old, now);
     }
 
