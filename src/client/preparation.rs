@@ -191,12 +191,7 @@ impl Seawall {
             _ => ask.body.clone(),
         };
         credential.apply(&mut headers);
-        if !headers.contains_key(wire::VERSION) {
-            headers.insert(
-                wire::VERSION,
-                HeaderValue::from_static(wire::DEFAULT_VERSION),
-            );
-        }
+        name_version(&mut headers);
         let (target, expectation) = self
             .shared
             .targets
@@ -266,6 +261,13 @@ impl Seawall {
     fn brought(&self, from_client: &HeaderMap) -> Option<Credential> {
         let guarded = !self.shared.config.gateway.client_keys.is_empty();
         (!guarded).then(|| Credential::from_headers(from_client))?
+    }
+}
+
+fn name_version(headers: &mut HeaderMap) {
+    if !headers.contains_key(wire::VERSION) {
+        let version = HeaderValue::from_static(wire::DEFAULT_VERSION);
+        headers.insert(wire::VERSION, version);
     }
 }
 

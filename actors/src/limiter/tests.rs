@@ -1,5 +1,7 @@
 //! The queue of a running limiter: who is served when, what they are told, and that all end.
 
+use std::time::Duration;
+
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use tokio::task::JoinSet;

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::Waiter;
+use super::state::Waiter;
 use crate::policy::quota::{Axis, Cost, Quota};
 use crate::policy::wait_queue::WaitQueue;
 use crate::snapshot::{QueueSnapshot, TenantSnapshot, WaitingSnapshot};
