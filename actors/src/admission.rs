@@ -122,17 +122,17 @@ pub(crate) async fn admit(
 
 async fn reserve(target: &Target, terms: &Terms) -> Result<Option<(Lease, Cost)>, Rejected> {
     match target.limiter() {
-        Some(limiter) => Ok(Some((lease(limiter, terms).await?, terms.cost))),
+        Some(limiter) => Ok(Some((lease(limiter, terms.clone()).await?, terms.cost))),
         None => Ok(None),
     }
 }
 
-async fn lease(limiter: &Limiter, terms: &Terms) -> Result<Lease, Rejected> {
+async fn lease(limiter: &Limiter, terms: Terms) -> Result<Lease, Rejected> {
     let reservation = Reservation {
-        call: Arc::clone(&terms.call),
+        call: terms.call,
         cost: terms.cost,
         priority: terms.priority,
-        tenant: terms.tenant.clone(),
+        tenant: terms.tenant,
         until: terms.until,
         expires: terms.held_until,
     };
@@ -153,7 +153,7 @@ impl Quota {
     /// [`Rejected`] when the tokens can't be had by [`Terms::until`], told at once where that is known
     /// at once, or the system has stopped.
     pub async fn reserve(&self, terms: Terms) -> Result<Reserved, Rejected> {
-        lease(self.limiter(), &terms).await.map(Reserved)
+        lease(self.limiter(), terms).await.map(Reserved)
     }
 }
 

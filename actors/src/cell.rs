@@ -27,6 +27,8 @@ pub(crate) struct Cell<S, N> {
     state: Mutex<S>,
     dirty: AtomicBool,
     notes: Mutex<Vec<N>>,
+    /// There are notes. Mostly there are none, and a look costs less than the lock.
+    noted: AtomicBool,
     adoption: Mutex<Adoption>,
 }
 
@@ -44,6 +46,7 @@ impl<S, N> Cell<S, N> {
             state: Mutex::new(state),
             dirty: AtomicBool::new(false),
             notes: Mutex::new(Vec::new()),
+            noted: AtomicBool::new(false),
             adoption: Mutex::new(Adoption::default()),
         }
     }
@@ -52,12 +55,19 @@ impl<S, N> Cell<S, N> {
     pub(crate) fn note(&self, note: N) -> bool {
         let mut notes = self.notes.lock();
         notes.push(note);
+        self.noted.store(true, Ordering::Release);
         notes.len() == 1
     }
 
     /// Takes the notes left so far, in order.
     pub(crate) fn take_notes(&self) -> Vec<N> {
-        std::mem::take(&mut *self.notes.lock())
+        // A note that comes right after this look rings the actor.
+        if !self.noted.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut notes = self.notes.lock();
+        self.noted.store(false, Ordering::Release);
+        std::mem::take(&mut *notes)
     }
 
     /// Changes the state. For the owning actor alone.

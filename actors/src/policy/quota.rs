@@ -8,6 +8,7 @@
 //! it was told.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -45,7 +46,7 @@ const LONGEST_STOP: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 pub struct Quota {
     settings: QuotaSettings,
     axes: [Option<Twin>; 3],
-    leases: HashMap<LeaseId, Lease>,
+    leases: HashMap<LeaseId, Lease, BuildHasherDefault<Counted>>,
     expiries: BTreeSet<(Instant, LeaseId)>,
     outstanding: [u128; 3],
     stopped_until: Option<Instant>,
@@ -72,7 +73,7 @@ impl Quota {
         Ok(Self {
             settings,
             axes,
-            leases: HashMap::new(),
+            leases: HashMap::default(),
             expiries: BTreeSet::new(),
             outstanding: [0; 3],
             stopped_until: None,
@@ -384,6 +385,27 @@ pub struct NotUntil {
     pub at: Instant,
     /// The axis that is missing longest; none if the whole quota is stopped.
     pub axis: Option<Axis>,
+}
+
+/// Spreads the numbers of leases, which are counted here and chosen by nobody: by the golden ratio, as
+/// Knuth has it (The Art of Computer Programming, 6.4).
+#[derive(Debug, Default)]
+struct Counted(u64);
+
+impl Hasher for Counted {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -122,6 +122,11 @@ impl TokenBucket {
         self.level = moved.min(grains(self.burst));
     }
 
+    /// The level as it was left by the last change, in grains.
+    pub(super) const fn grains(&self) -> i128 {
+        self.level
+    }
+
     /// Tokens gained a minute.
     #[must_use]
     pub const fn per_minute(&self) -> u64 {
@@ -148,6 +153,11 @@ impl TokenBucket {
             .saturating_mul(i128::from(self.per_minute));
         self.level.saturating_add(gained).min(grains(self.burst))
     }
+}
+
+/// Whole tokens of a level in [grains](TokenBucket::grains), rounded down.
+pub(super) const fn whole_tokens(grains: i128) -> i128 {
+    grains.div_euclid(GRAINS)
 }
 
 /// Exact: the largest `u64` of tokens is some 2^100 grains.

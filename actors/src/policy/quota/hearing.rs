@@ -53,6 +53,7 @@ impl Quota {
                 let of = Of {
                     lease: id,
                     mark,
+                    granted: lease.granted,
                     cost,
                     accepted: learned.accepted,
                 };
@@ -146,6 +147,7 @@ impl Quota {
         let of = Of {
             lease: id,
             mark,
+            granted: lease.granted,
             cost: lease.cost.on(axis),
             accepted: false,
         };

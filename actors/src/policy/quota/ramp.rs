@@ -29,37 +29,47 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Requests a minute that are always allowed.
 const LEAST: f64 = 6.0;
 
-/// Requests lately, forgotten exponentially.
+/// Requests lately: a sliding window of two halves, the older one counted by the part of it that is
+/// still inside.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Used {
-    count: f64,
-    as_of: Instant,
+    since: Instant,
+    current: u64,
+    before: u64,
 }
 
 impl Used {
     pub(super) const fn new(now: Instant) -> Self {
         Self {
-            count: 0.0,
-            as_of: now,
+            since: now,
+            current: 0,
+            before: 0,
         }
     }
 
     pub(super) fn add(&mut self, requests: u64, now: Instant) {
-        self.count = self.decayed(now) + as_f64(requests);
-        self.as_of = self.as_of.max(now);
+        let passed = now.saturating_duration_since(self.since);
+        if passed >= WINDOW {
+            let lately = passed < WINDOW * 2;
+            self.before = if lately { self.current } else { 0 };
+            self.current = 0;
+            self.since = now;
+        }
+        self.current = self.current.saturating_add(requests);
     }
 
     /// Requests a minute.
     fn per_minute(&self, now: Instant) -> f64 {
-        self.decayed(now) * 60.0 / WINDOW.as_secs_f64()
-    }
-
-    fn decayed(&self, now: Instant) -> f64 {
-        let since = now.saturating_duration_since(self.as_of);
-        if since.is_zero() {
-            return self.count;
-        }
-        self.count * (-since.as_secs_f64() / WINDOW.as_secs_f64()).exp()
+        let passed = now.saturating_duration_since(self.since).as_secs_f64();
+        let window = WINDOW.as_secs_f64();
+        let (recent, older) = if passed < window {
+            (self.current, self.before)
+        } else {
+            (0, self.current)
+        };
+        let inside = (1.0 - (passed % window) / window).max(0.0);
+        let inside = if passed < window * 2.0 { inside } else { 0.0 };
+        (as_f64(recent) + as_f64(older) * inside) * 60.0 / window
     }
 }
 
@@ -184,7 +194,7 @@ mod tests {
     fn a_refusal_cuts_below_what_was_used_once_a_round() {
         let (used, now) = busy(Instant::now());
         let ramp = Ramp::refused(None, LeaseId(5), LeaseId(9), &used, now).unwrap();
-        assert!((380..=420).contains(&ramp.per_minute()), "{ramp:?}");
+        assert!((380..=430).contains(&ramp.per_minute()), "{ramp:?}");
         let same = Ramp::refused(Some(ramp), LeaseId(9), LeaseId(9), &used, now).unwrap();
         assert_eq!(same.per_minute(), ramp.per_minute());
         let lower = Ramp::refused(Some(ramp), LeaseId(10), LeaseId(12), &used, now).unwrap();
@@ -208,6 +218,6 @@ mod tests {
         );
         now += SECOND * 600;
         ramp.advance(&used, now);
-        assert!(ramp.per_minute() <= 1_201, "{ramp:?}");
+        assert!(ramp.per_minute() <= 1_230, "{ramp:?}");
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::burst::Burst;
 use super::foreign::Foreign;
 use super::{Axis, AxisWord, LeaseId};
-use crate::policy::token_bucket::TokenBucket;
+use crate::policy::token_bucket::{TokenBucket, whole_tokens};
 
 /// Requests that go out within this time of each other may arrive in any order.
 const OVERTAKES: Duration = Duration::from_millis(30);
@@ -41,10 +41,10 @@ pub(super) struct Twin {
     /// Parts of the rate, in hundredths, that are given up for the sake of spacing.
     given_up: u64,
     /// All that was ever taken.
-    taken: u128,
+    taken: u64,
     recent: Recent,
     /// Sum of all corrections and settlements, to compare an old level with a new word.
-    adjusted: i128,
+    adjusted: i64,
     heard: Option<LeaseId>,
 }
 
@@ -91,20 +91,25 @@ impl Recent {
 /// An axis at the moment of a grant, after it was charged.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Mark {
-    level: i64,
-    adjusted: i128,
-    taken: u128,
+    /// In grains: it is only divided where an answer is compared with it.
+    level: i128,
+    adjusted: i64,
+    taken: u64,
     /// What went out so shortly before that it may arrive after it.
     before: u64,
     /// Reserved for others in flight, which the provider may not have charged yet.
     outstanding: u64,
-    at: Instant,
 }
 
 impl Mark {
     /// What was left of a burst, in thousandths.
     pub(super) fn part_left(&self, burst: u64) -> i128 {
-        i128::from(self.level) * 1_000 / i128::from(burst.max(1))
+        self.tokens() * 1_000 / i128::from(burst.max(1))
+    }
+
+    /// Whole tokens that were left.
+    const fn tokens(&self) -> i128 {
+        whole_tokens(self.level)
     }
 }
 
@@ -113,6 +118,7 @@ impl Mark {
 pub(super) struct Of {
     pub(super) lease: LeaseId,
     pub(super) mark: Mark,
+    pub(super) granted: Instant,
     pub(super) cost: u64,
     pub(super) accepted: bool,
 }
@@ -155,22 +161,19 @@ impl Twin {
         self.bucket.take(cost, now);
         let before = self.recent.sum(now);
         self.recent.add(cost, now);
-        self.taken += u128::from(cost);
+        self.taken = self.taken.wrapping_add(cost);
         Mark {
-            level: self.bucket.available(now),
+            level: self.bucket.grains(),
             adjusted: self.adjusted,
             taken: self.taken,
             before,
             outstanding,
-            at: now,
         }
     }
 
     /// Replaces what a lease took by another amount.
     pub(super) fn replace(&mut self, taken: u64, by: u64, now: Instant) {
-        self.adjusted = self
-            .adjusted
-            .saturating_add(i128::from(taken) - i128::from(by));
+        self.adjust(i128::from(taken) - i128::from(by));
         if by > taken {
             self.bucket.take(by - taken, now);
         } else {
@@ -227,7 +230,7 @@ impl Twin {
         let Some(raw) = self.implied(word) else {
             return;
         };
-        let then = i128::from(of.mark.level) + (self.adjusted - of.mark.adjusted);
+        let then = self.level_then(of);
         let then = then.min(i128::from(self.burst.tokens()));
         // Output is charged as it is produced, so what is in flight may or may not be counted yet.
         let uncharged = match axis {
@@ -251,14 +254,14 @@ impl Twin {
         } else {
             0
         };
-        self.adjusted = self.adjusted.saturating_add(by);
+        self.adjust(by);
         self.bucket.shift(saturate(by), now);
         let is_full = self.missing(word).is_some_and(|missing| {
             missing.saturating_add(word.rounded_to) <= (self.limit / 60 / NEARLY).max(2)
                 || missing == 0
         });
         self.foreign
-            .note(-as_f64(by), self.limit, is_full, of.mark.at);
+            .note(-as_f64(by), self.limit, is_full, of.granted);
         self.set_rate(now);
     }
 
@@ -270,7 +273,7 @@ impl Twin {
         last: LeaseId,
         now: Instant,
     ) {
-        let then = i128::from(of.mark.level) + (self.adjusted - of.mark.adjusted);
+        let then = self.level_then(of);
         let spent = i128::from(self.burst.tokens()) - then;
         // The provider's own word, where it isn't lost in rounding, also counts what others spent.
         let told = word
@@ -308,7 +311,8 @@ impl Twin {
         self.burst.proven(before);
         // Output comes later than its request, and tells nothing of how much may go out at once.
         if axis != Axis::Output {
-            self.burst.accepted(of.mark.level, self.limit, now);
+            self.burst
+                .accepted(saturate(of.mark.tokens()), self.limit, now);
         }
         self.follow_burst(old, now);
     }
@@ -319,16 +323,26 @@ impl Twin {
         if by != 0 {
             self.set_rate(now);
             self.bucket.shift(saturate(by), now);
-            self.adjusted = self.adjusted.saturating_add(by);
+            self.adjust(by);
         }
     }
 
     /// What went out so shortly after a lease that it may have arrived before it: no more than what was
     /// there to go out.
     fn overtaken(&self, of: &Of) -> i128 {
-        let after = i128::try_from(self.taken - of.mark.taken).unwrap_or(i128::MAX);
+        let after = i128::from(self.taken.wrapping_sub(of.mark.taken));
         let on_the_way = i128::from(self.limit) * OVERTAKES.as_millis().cast_signed() / 60_000;
-        after.min(i128::from(of.mark.level.max(0)) + on_the_way)
+        after.min(of.mark.tokens().max(0) + on_the_way)
+    }
+
+    /// The level at a lease's grant as everything since has corrected it.
+    fn level_then(&self, of: &Of) -> i128 {
+        let since = self.adjusted.wrapping_sub(of.mark.adjusted);
+        of.mark.tokens() + i128::from(since)
+    }
+
+    fn adjust(&mut self, by: i128) {
+        self.adjusted = self.adjusted.wrapping_add(saturate(by));
     }
 
     /// How far the provider's bucket was below its brim.
