@@ -95,7 +95,10 @@ impl<S, N> Cell<S, N> {
     /// the actor, with all that then wait for it too, costs more.
     fn lock_soon(&self) -> Option<MutexGuard<'_, S>> {
         for _ in 0..SPINS {
-            if let Some(state) = self.state.try_lock() {
+            // Looking leaves the line with whoever has the lock; trying would take it away.
+            if !self.state.is_locked()
+                && let Some(state) = self.state.try_lock()
+            {
                 return Some(state);
             }
             std::hint::spin_loop();

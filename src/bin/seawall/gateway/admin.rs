@@ -12,7 +12,7 @@ use seawall::client::{Accuracy, Seawall};
 use seawall_actors::policy::circuit;
 use seawall_actors::policy::quota::Axis;
 use seawall_actors::policy::wait_queue::Priority;
-use seawall_actors::snapshot::{QueueSnapshot, Snapshot};
+use seawall_actors::snapshot::{LimiterSnapshot, QueueSnapshot, Snapshot};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -127,34 +127,41 @@ fn queue(queue: &QueueSnapshot) -> Value {
 }
 
 /// A snapshot as JSON. Times are milliseconds from this moment on.
+fn millis_until(at: Instant, now: Instant) -> u64 {
+    u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn limiter(limiter: &LimiterSnapshot, now: Instant) -> Value {
+    let quota = &limiter.quota;
+    let mut axes = serde_json::Map::new();
+    for (axis, view) in Axis::ALL.into_iter().zip(&quota.axes) {
+        if let Some(view) = view {
+            let described = json!({
+                "per_minute": view.limit,
+                "level": view.level,
+                "burst": view.burst,
+                "burst_found": view.burst_found,
+                "taken_by_others_per_minute": view.foreign,
+            });
+            axes.insert(axis.as_str().to_owned(), described);
+        }
+    }
+    json!({
+        "name": &*limiter.name,
+        "axes": axes,
+        "waiting": limiter.waiting,
+        "queue": queue(&limiter.queue),
+        "in_flight": quota.in_flight,
+        "most_in_flight": quota.concurrency,
+        "ramp_per_minute": quota.ramp_per_minute,
+        "stopped_for_ms": quota.stopped_until.map(|at| millis_until(at, now)),
+    })
+}
+
 fn describe(snapshot: &Snapshot) -> Value {
     let now = Instant::now();
-    let ms = |at: Option<Instant>| {
-        at.map(|at| {
-            u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX)
-        })
-    };
-    let limiters: Vec<Value> = snapshot
-        .limiters
-        .iter()
-        .map(|limiter| {
-            let mut axes = serde_json::Map::new();
-            for (axis, view) in Axis::ALL.into_iter().zip(&limiter.quota.axes) {
-                if let Some(v) = view {
-                    let v = json!({ "per_minute": v.limit, "level": v.level, "burst": v.burst });
-                    axes.insert(axis.as_str().to_owned(), v);
-                }
-            }
-            json!({
-                "name": &*limiter.name,
-                "axes": axes,
-                "waiting": limiter.waiting,
-                "queue": queue(&limiter.queue),
-                "in_flight": limiter.quota.in_flight,
-                "stopped_for_ms": ms(limiter.quota.stopped_until),
-            })
-        })
-        .collect();
+    let ms = |at: Option<Instant>| at.map(|at| millis_until(at, now));
+    let limiters: Vec<Value> = snapshot.limiters.iter().map(|l| limiter(l, now)).collect();
     let breakers: Vec<Value> = snapshot
         .breakers
         .iter()
