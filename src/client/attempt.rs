@@ -205,18 +205,22 @@ async fn refused(
         Err(_) => (Bytes::new(), true),
     };
     let judged = judge(status, &headers, &bytes, now);
-    let stop_for = judged.stop_for;
-    let refused_by = judged.limit.and_then(refused_by);
-    let learned =
-        (learned.is_some() || stop_for.is_some() || refused_by.is_some()).then(|| Learned {
-            stop_for,
-            refused_by,
-            ..learned.unwrap_or_default()
-        });
+    let learned = with_refusal(learned, &judged);
     let answer = (!broken).then_some((status, headers, bytes));
     // A status line without a success means that the provider did not process the request.
     let cost = answer.is_some().then_some(Cost::ZERO);
     fail(exchange, attempt, judged, answer, (cost, learned))
+}
+
+/// What an answer says of its quota, with the stop and the limit that a refusal speaks of.
+pub(super) fn with_refusal(learned: Option<Learned>, judged: &Judged) -> Option<Learned> {
+    let stop_for = judged.stop_for;
+    let refused_by = judged.limit.and_then(refused_by);
+    (learned.is_some() || stop_for.is_some() || refused_by.is_some()).then(|| Learned {
+        stop_for,
+        refused_by,
+        ..learned.unwrap_or_default()
+    })
 }
 
 /// Which limit a refusal speaks of, as the quota knows it.

@@ -9,12 +9,11 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use metrics::counter;
 use seawall_actors::admission::Terms;
-use seawall_actors::policy::quota::Learned;
 use tokio::time::{Instant, timeout_at};
 
 use super::Seawall;
 use super::ask::Endpoint;
-use super::attempt::{collect, learned};
+use super::attempt::{collect, learned, with_refusal};
 use super::preparation::address;
 use crate::config;
 use crate::provider::anthropic::headers::Credential;
@@ -101,21 +100,10 @@ impl Seawall {
             Some(_) => Judged::ok(),
             None => judge(response.status, &response.headers, &bytes, now),
         };
-        if let Some(word) = word(learned(&limits), &judged) {
+        if let Some(word) = with_refusal(learned(&limits), &judged) {
             permit.learn(word);
         }
         permit.finish(&judged.verdict, None);
         tokens
-    }
-}
-
-/// What the answer says of the quota, its stop included.
-fn word(learned: Option<Learned>, judged: &Judged) -> Option<Learned> {
-    match judged.stop_for {
-        Some(stop) => Some(Learned {
-            stop_for: Some(stop),
-            ..learned.unwrap_or_default()
-        }),
-        None => learned,
     }
 }

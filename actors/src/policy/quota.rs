@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use self::burst::Burst;
 use self::gate::Gate;
-use self::ramp::{Ramp, Used};
+use self::lately::Lately;
+use self::ramp::{Ramp, WINDOW};
 use self::twin::{Mark, Twin};
 use super::InvalidPolicy;
 use super::concurrency::Leaving;
@@ -25,6 +26,7 @@ mod cost;
 mod foreign;
 mod gate;
 mod hearing;
+mod lately;
 mod learned;
 mod ramp;
 mod settings;
@@ -50,7 +52,8 @@ pub struct Quota {
     expiries: BTreeSet<(Instant, LeaseId)>,
     outstanding: [u128; 3],
     stopped_until: Option<Instant>,
-    used: Used,
+    /// Requests lately.
+    used: Lately,
     ramp: Option<Ramp>,
     /// Holds attempts back while nothing is known of any limit.
     gate: Option<Gate>,
@@ -77,7 +80,7 @@ impl Quota {
             expiries: BTreeSet::new(),
             outstanding: [0; 3],
             stopped_until: None,
-            used: Used::new(now),
+            used: Lately::new(WINDOW, now),
             ramp: None,
             gate: settings.find_burst.then(Gate::new).transpose()?,
             next_lease: 0,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::LeaseId;
+use super::lately::Lately;
 use crate::policy::token_bucket::TokenBucket;
 
 /// What is left of the used rate after a refusal.
@@ -21,7 +22,7 @@ const CUT: f64 = 0.7;
 const GROWTH: f64 = 2.0;
 
 /// Time over which use is averaged.
-const WINDOW: Duration = Duration::from_secs(10);
+pub(super) const WINDOW: Duration = Duration::from_secs(10);
 
 /// Time constant with which an unused rate falls.
 const IDLE: Duration = Duration::from_secs(60);
@@ -29,48 +30,9 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Requests a minute that are always allowed.
 const LEAST: f64 = 6.0;
 
-/// Requests lately: a sliding window of two halves, the older one counted by the part of it that is
-/// still inside.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Used {
-    since: Instant,
-    current: u64,
-    before: u64,
-}
-
-impl Used {
-    pub(super) const fn new(now: Instant) -> Self {
-        Self {
-            since: now,
-            current: 0,
-            before: 0,
-        }
-    }
-
-    pub(super) fn add(&mut self, requests: u64, now: Instant) {
-        let passed = now.saturating_duration_since(self.since);
-        if passed >= WINDOW {
-            let lately = passed < WINDOW * 2;
-            self.before = if lately { self.current } else { 0 };
-            self.current = 0;
-            self.since = now;
-        }
-        self.current = self.current.saturating_add(requests);
-    }
-
-    /// Requests a minute.
-    fn per_minute(&self, now: Instant) -> f64 {
-        let passed = now.saturating_duration_since(self.since).as_secs_f64();
-        let window = WINDOW.as_secs_f64();
-        let (recent, older) = if passed < window {
-            (self.current, self.before)
-        } else {
-            (0, self.current)
-        };
-        let inside = (1.0 - (passed % window) / window).max(0.0);
-        let inside = if passed < window * 2.0 { inside } else { 0.0 };
-        (as_f64(recent) + as_f64(older) * inside) * 60.0 / window
-    }
+/// Requests a minute lately.
+fn per_minute(used: &Lately, now: Instant) -> f64 {
+    used.about(now) * 60.0 / WINDOW.as_secs_f64()
 }
 
 /// The rate that growth is held to, once there was a reason.
@@ -89,13 +51,13 @@ impl Ramp {
         ramp: Option<Self>,
         lease: LeaseId,
         last: LeaseId,
-        used: &Used,
+        used: &Lately,
         now: Instant,
     ) -> Option<Self> {
         if ramp.is_some_and(|ramp| lease <= ramp.cut) {
             return ramp;
         }
-        let used = used.per_minute(now).max(LEAST);
+        let used = per_minute(used, now).max(LEAST);
         let held = ramp.map_or(f64::INFINITY, |ramp| ramp.allowed);
         let allowed = (used.min(held) * CUT).max(LEAST);
         let bucket = TokenBucket::new(whole(allowed), burst(allowed), now).ok()?;
@@ -111,14 +73,14 @@ impl Ramp {
     }
 
     /// Moves the rate to where it is at `now`.
-    pub(super) fn advance(&mut self, used: &Used, now: Instant) {
+    pub(super) fn advance(&mut self, used: &Lately, now: Instant) {
         let since = now.saturating_duration_since(self.as_of);
         // Finer steps than a request's worth of time would only cost.
         if since < Duration::from_millis(100) {
             return;
         }
         self.as_of = now;
-        let used = used.per_minute(now);
+        let used = per_minute(used, now);
         let minutes = since.as_secs_f64() / 60.0;
         if used >= self.allowed / 2.0 {
             self.allowed += self.step * minutes;
@@ -168,11 +130,6 @@ fn whole(rate: f64) -> u64 {
     (rate as u64).max(1)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a rate")]
-const fn as_f64(count: u64) -> f64 {
-    count as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,8 +137,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Ten requests a second for half a minute.
-    fn busy(start: Instant) -> (Used, Instant) {
-        let mut used = Used::new(start);
+    fn busy(start: Instant) -> (Lately, Instant) {
+        let mut used = Lately::new(WINDOW, start);
         let mut now = start;
         for _ in 0..300 {
             now += Duration::from_millis(100);

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::burst::Burst;
 use super::foreign::Foreign;
+use super::lately::Lately;
 use super::{Axis, AxisWord, LeaseId};
 use crate::policy::token_bucket::{TokenBucket, whole_tokens};
 
@@ -42,50 +43,11 @@ pub(super) struct Twin {
     given_up: u64,
     /// All that was ever taken.
     taken: u64,
-    recent: Recent,
+    /// What was taken within the last [`OVERTAKES`].
+    recent: Lately,
     /// Sum of all corrections and settlements, to compare an old level with a new word.
     adjusted: i64,
     heard: Option<LeaseId>,
-}
-
-/// What was taken within the last [`OVERTAKES`], or up to twice that.
-#[derive(Debug, Clone, Copy)]
-struct Recent {
-    since: Instant,
-    before: u64,
-    current: u64,
-}
-
-impl Recent {
-    const fn new(now: Instant) -> Self {
-        Self {
-            since: now,
-            before: 0,
-            current: 0,
-        }
-    }
-
-    fn add(&mut self, tokens: u64, now: Instant) {
-        let passed = now.saturating_duration_since(self.since);
-        if passed >= OVERTAKES {
-            let lately = passed < OVERTAKES * 2;
-            self.before = if lately { self.current } else { 0 };
-            self.current = 0;
-            self.since = now;
-        }
-        self.current = self.current.saturating_add(tokens);
-    }
-
-    fn sum(&self, now: Instant) -> u64 {
-        let passed = now.saturating_duration_since(self.since);
-        if passed >= OVERTAKES * 2 {
-            0
-        } else if passed >= OVERTAKES {
-            self.current
-        } else {
-            self.before.saturating_add(self.current)
-        }
-    }
 }
 
 /// An axis at the moment of a grant, after it was charged.
@@ -134,7 +96,7 @@ impl Twin {
             foreign: Foreign::default(),
             given_up: 0,
             taken: 0,
-            recent: Recent::new(now),
+            recent: Lately::new(OVERTAKES, now),
             adjusted: 0,
             heard: None,
         })
@@ -159,7 +121,7 @@ impl Twin {
     /// Takes `cost` for a lease, with `outstanding` in flight before it.
     pub(super) fn take(&mut self, cost: u64, outstanding: u64, now: Instant) -> Mark {
         self.bucket.take(cost, now);
-        let before = self.recent.sum(now);
+        let before = self.recent.at_most(now);
         self.recent.add(cost, now);
         self.taken = self.taken.wrapping_add(cost);
         Mark {
