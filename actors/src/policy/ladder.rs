@@ -7,6 +7,10 @@
 
 use super::InvalidPolicy;
 
+mod cause;
+
+pub use cause::{Cause, Causes};
+
 /// A ladder as one call walks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ladder {
