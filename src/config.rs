@@ -20,8 +20,10 @@ use std::path::Path;
 
 pub use self::gateway::{ClientKey, ClientLimits, Gateway, LogFormat, LogLevel};
 pub use self::organization::Organization;
-pub use self::problem::{ConfigError, Place, Problem};
-pub use self::route::{BreakerSettings, ModelPattern, OnDisconnect, RetrySettings, Route, Rung};
+pub use self::problem::{ConfigError, Position, Problem};
+pub use self::route::{
+    BreakerSettings, ModelPattern, OnDisconnect, Place, RetrySettings, Route, Rung,
+};
 pub use self::target::{ApiKey, Credential, KeyOrigin, Provider, QuotaSettings, Target};
 pub use self::tenant::Tenants;
 pub use crate::delivery::{Delivery, Hold};

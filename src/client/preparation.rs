@@ -167,12 +167,9 @@ impl Seawall {
     /// The rungs of a route that are targets.
     fn targets<'a>(&'a self, route: &Route, most: usize) -> Vec<(&'a str, &'a config::Target)> {
         let targets = &self.shared.config.targets;
-        let target = |rung: &config::Rung| match rung {
-            config::Rung::Target(name) => {
-                let (name, settings) = targets.get_key_value(name)?;
-                Some((name.as_str(), settings))
-            }
-            _ => None,
+        let target = |rung: &config::Rung| {
+            let (name, settings) = targets.get_key_value(rung.place.target()?)?;
+            Some((name.as_str(), settings))
         };
         route.ladder.iter().filter_map(target).take(most).collect()
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{Place, Problem};
+use super::problem::{Position, Problem};
 
 /// Names closer than this are offered as a correction (Damerau-Levenshtein, 1 is equal).
 const NEAR: f64 = 0.5;
@@ -84,7 +84,7 @@ impl<'t> Document<'t> {
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
         Problem {
-            place: Some(Place {
+            place: Some(Position {
                 file: self.file.clone(),
                 line,
                 column,
@@ -307,6 +307,24 @@ impl<'d> Section<'d> {
             .collect()
     }
 
+    /// A list of texts and tables: `key = ["…", { … }]`.
+    pub(super) fn entries(&self, key: &'static str) -> Option<Vec<Entry<'d>>> {
+        const WANTED: &str = "a text in quotes or a table for each entry";
+        let value = self.value(key)?;
+        let DeValue::Array(items) = value.get_ref() else {
+            return self.wrong(key, value.span(), value.get_ref(), "a list: [\"…\", \"…\"]");
+        };
+        let read = |item: &'d Spanned<DeValue<'d>>| match item.get_ref() {
+            DeValue::String(text) => {
+                let text = Spanned::new(item.span(), text.clone().into_owned());
+                Some(Entry::Text(text))
+            }
+            DeValue::Table(_) => self.sub(self.name(key), item).map(Entry::Table),
+            other => self.wrong(key, item.span(), other, WANTED),
+        };
+        Some(items.iter().filter_map(read).collect())
+    }
+
     /// Refuses every key that nothing asked for.
     pub(super) fn close(self) {
         let asked = self.asked.borrow();
@@ -382,6 +400,12 @@ impl<'d> Section<'d> {
         );
         None
     }
+}
+
+/// One entry of a list that holds both.
+pub(super) enum Entry<'d> {
+    Text(Spanned<String>),
+    Table(Section<'d>),
 }
 
 /// Returns the known name that a mistyped one most likely means.

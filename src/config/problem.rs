@@ -48,7 +48,7 @@ impl std::error::Error for ConfigError {}
 #[non_exhaustive]
 pub struct Problem {
     /// Where; none when it lies in no line of the file.
-    pub place: Option<Place>,
+    pub place: Option<Position>,
     /// What is wrong and what to write instead.
     pub what: String,
 }
@@ -62,10 +62,10 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A place in a config file; line and column count from 1, columns in characters.
+/// A position in a config file; line and column count from 1, columns in characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Place {
+pub struct Position {
     /// The file as it was named.
     pub file: String,
     /// The line.
@@ -74,7 +74,7 @@ pub struct Place {
     pub column: usize,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file, self.line, self.column)
     }

@@ -20,7 +20,8 @@ mod stagger;
 
 use clocks::{read_delivery, read_retry, read_timeouts};
 use grant::{Said, Wishes, grant};
-use ladder::{add_fallbacks, read_ladder};
+pub use ladder::{Place, Rung};
+use ladder::{Surroundings, add_fallbacks, read_ladder};
 use stagger::read_stagger;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -34,7 +35,8 @@ pub struct Route {
     pub name: String,
     /// The models it takes when a call names no route; empty for the default route.
     pub models: Vec<ModelPattern>,
-    /// Where a call is tried, in this order; never empty. Targets in it exist.
+    /// Where a call is tried, in this order; never empty. Targets in it exist and stand there once,
+    /// with at most one cache before and one behind them, and the static answer at the end.
     pub ladder: Vec<Rung>,
     /// What its calls are for.
     pub profile: Profile,
@@ -61,25 +63,6 @@ impl Route {
     #[must_use]
     pub fn delivery(&self) -> Delivery {
         self.delivery.unwrap_or_else(|| self.profile.delivery())
-    }
-}
-
-/// One step of a ladder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Rung {
-    /// A target, by name.
-    Target(String),
-    /// The route's fixed answer, which always succeeds.
-    Static,
-}
-
-impl fmt::Display for Rung {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Target(name) => name,
-            Self::Static => "static",
-        })
     }
 }
 
@@ -212,7 +195,7 @@ pub(super) fn read_all(
     for (name, section) in sections {
         let (route, wishes) = read(&section, name, targets);
         for rung in &route.ladder {
-            if let Rung::Target(target) = rung
+            if let Some(target) = rung.place.target()
                 && let Some(settings) = targets.get_mut(target)
             {
                 grant(
@@ -240,8 +223,8 @@ pub(super) fn read_all(
         add_fallbacks(top, default, targets, &flags.fallback);
     }
     for name in targets.keys() {
-        let rung = Rung::Target(name.clone());
-        if !routes.values().any(|route| route.ladder.contains(&rung)) {
+        let stands = |rung: &Rung| rung.place.target() == Some(name);
+        if !routes.values().any(|route| route.ladder.iter().any(stands)) {
             let what = format!("target `{name}` is in no ladder: no call will ever go there");
             top.doc().warn(None, what);
         }
@@ -272,9 +255,15 @@ fn read(
     };
     breaker.close();
     let static_text = read_static(section);
+    let around = Surroundings {
+        route: &name,
+        targets,
+        attempts: retry.attempts,
+        has_text: static_text.is_some(),
+    };
     let route = Route {
         models: read_models(section, &name),
-        ladder: read_ladder(section, &name, targets, static_text.is_some()),
+        ladder: read_ladder(section, &around),
         profile,
         delivery: read_delivery(section),
         on_disconnect: section

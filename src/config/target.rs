@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::document::{Section, nearest};
 use super::route::BreakerSettings;
@@ -39,6 +39,14 @@ pub struct Target {
     /// The provider is asked to count prompts that are estimated at more tokens than this; `None`:
     /// never.
     pub count_tokens_above: Option<u64>,
+}
+
+impl Target {
+    /// Whether the provider sees the same credential in both targets' attempts, whoever calls.
+    #[must_use]
+    pub fn shares_credential_with(&self, other: &Self) -> bool {
+        self.base_url == other.base_url && self.credential.is_same_as(&other.credential)
+    }
 }
 
 /// Whose wire format a target speaks.
@@ -81,6 +89,18 @@ pub enum Credential {
     CallerOr(ApiKey),
     /// Always this one.
     Own(ApiKey),
+}
+
+impl Credential {
+    fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Caller, Self::Caller) => true,
+            (Self::CallerOr(key), Self::CallerOr(other)) | (Self::Own(key), Self::Own(other)) => {
+                key.secret.expose_secret() == other.secret.expose_secret()
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A provider key and where it came from.

@@ -6,6 +6,8 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::profile::Profile;
 
+mod ladder;
+
 const SECRET: &str = "sk-ant-api03-quite-secret";
 
 fn environment() -> Environment<'static> {
@@ -55,7 +57,8 @@ fn no_config_at_all_passes_the_callers_own_calls_on() {
     assert_eq!(target.model, None);
     assert!(matches!(target.credential, Credential::Caller));
     let route = &config.routes[DEFAULT_ROUTE];
-    assert_eq!(route.ladder, [Rung::Target(BUILT_IN_TARGET.into())]);
+    assert_eq!(route.ladder.len(), 1);
+    assert_eq!(route.ladder[0].to_string(), BUILT_IN_TARGET);
     assert_eq!(route.profile, Profile::Standard);
     assert_eq!(route.wait, Duration::from_secs(60));
     assert_eq!(config.warnings, []);
@@ -93,10 +96,9 @@ fn the_example_loads_and_says_the_defaults() {
         config.quotas["org-sonnet"].input_tokens_per_minute,
         Some(5_000_000)
     );
-    assert_eq!(
-        config.routes["chat"].ladder,
-        [Rung::Target("haiku".into()), Rung::Static]
-    );
+    let chat: Vec<_> = config.routes["chat"].ladder.iter().collect();
+    assert_eq!(chat[0].place, Place::Target("haiku".into()));
+    assert_eq!((chat[1].place.clone(), chat.len()), (Place::Static, 2));
 }
 
 #[test]
@@ -309,11 +311,6 @@ fn values_outside_their_range_say_the_range() {
 
 #[test]
 fn a_key_that_this_version_would_ignore_is_refused() {
-    refused(
-        "[routes.default]\nladder = [\"anthropic\", \"cache\"]",
-        "seawall.toml:2:24:",
-        &["not in this version", "\"static\""],
-    );
     refused(
         "[routes.default]\ndelivery = \"whole\"",
         "seawall.toml:2:12:",
@@ -649,8 +646,9 @@ fn dead_rungs_targets_and_quotas_are_pointed_out() {
     assert!(
         warnings[1].starts_with("seawall.toml:5:31: ") && warnings[1].contains("always answers")
     );
-    assert!(warnings[2].contains("target `c` is in no ladder"));
-    assert!(warnings[3].contains("quota `q` limits nothing"));
+    assert!(warnings[2].contains("target `b` is in no ladder"));
+    assert!(warnings[3].contains("target `c` is in no ladder"));
+    assert!(warnings[4].contains("quota `q` limits nothing"));
 }
 
 #[test]

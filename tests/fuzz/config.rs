@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use bolero::check;
-use seawall::config::{Config, DEFAULT_ROUTE, Environment, Overrides, Problem, Rung};
+use seawall::config::{Config, DEFAULT_ROUTE, Environment, Overrides, Problem};
 
 use crate::source::{FEW, Source, Tally, bytes_of};
 
@@ -129,7 +129,7 @@ fn target(input: &[u8]) -> &'static str {
             assert!(config.route_for(None, Some("claude-x")).is_some());
             for route in config.routes.values() {
                 for rung in &route.ladder {
-                    if let Rung::Target(name) = rung {
+                    if let Some(name) = rung.place.target() {
                         assert!(config.targets.contains_key(name));
                     }
                 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 use seawall::config::{
-    ClientKey, Config, ConfigError, Credential, Delivery, OnDisconnect, Problem, QuotaSettings,
-    Route, Rung, Target,
+    ClientKey, Config, ConfigError, Credential, Delivery, OnDisconnect, Place, Problem,
+    QuotaSettings, Route, Rung, Target,
 };
 use serde_json::{Value, json};
 
@@ -130,11 +130,14 @@ fn taken_by(route: &Route) -> String {
 }
 
 fn rung_in_words(config: &Config, route: &Route, rung: &Rung) -> String {
-    let target = match rung {
-        Rung::Target(name) => config.targets.get(name),
-        _ => None,
-    };
+    let target = rung
+        .place
+        .target()
+        .and_then(|name| config.targets.get(name));
     let Some(target) = target else {
+        if rung.place == Place::Cache {
+            return "an answer that the same request got before".to_owned();
+        }
         let text = route.static_text.as_deref().unwrap_or_default();
         return format!("the fixed answer {text:?}");
     };
