@@ -5,6 +5,7 @@
 //! No file at all is a good config: the public API, the caller's own credential and model, profile
 //! `standard`, no fallback.
 
+mod cache;
 mod document;
 mod gateway;
 mod organization;
@@ -18,11 +19,13 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 
+pub use self::cache::CacheStore;
 pub use self::gateway::{ClientKey, ClientLimits, Gateway, LogFormat, LogLevel};
 pub use self::organization::Organization;
 pub use self::problem::{ConfigError, Position, Problem};
 pub use self::route::{
-    BreakerSettings, ModelPattern, OnDisconnect, Place, RetrySettings, Route, Rung,
+    BreakerSettings, CacheSettings, HedgeOn, HedgeSettings, ModelPattern, OnDisconnect, Place,
+    RetrySettings, Route, Rung,
 };
 pub use self::target::{ApiKey, Credential, KeyOrigin, Provider, QuotaSettings, Target};
 pub use self::tenant::Tenants;
@@ -56,6 +59,8 @@ pub struct Config {
     pub organization: Option<Organization>,
     /// The ladders, by name; [`DEFAULT_ROUTE`] is always there.
     pub routes: BTreeMap<String, Route>,
+    /// Where the routes' caches keep their answers.
+    pub cache: CacheStore,
     /// What looks like a mistake and yet works.
     pub warnings: Vec<Problem>,
 }
@@ -119,6 +124,8 @@ impl Config {
         let organization = organization::read(top.section("organization"), &keys, flags);
         let mut targets = target::read_all(&top, &quotas, &keys, flags);
         let routes = route::read_all(&top, &mut targets, flags);
+        let used = routes.values().any(|route| route.cache.is_some());
+        let cache = cache::read(top.section("cache"), file.parent(), used);
         top.close();
         check_together(&doc, &gateway, &targets, &quotas);
 
@@ -131,6 +138,7 @@ impl Config {
                 tenants,
                 organization,
                 routes,
+                cache,
                 warnings,
             })
         } else {

@@ -21,3 +21,4 @@ pub mod sim;
 pub mod drill;
 
 pub mod duration;
+pub mod size;

@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Position, Problem};
+use crate::size::{self, Humane};
 
 /// Names closer than this are offered as a correction (Damerau-Levenshtein, 1 is equal).
 const NEAR: f64 = 0.5;
@@ -122,6 +123,12 @@ impl<'d> Section<'d> {
     /// Returns the place of the section's heading.
     pub(super) const fn span(&self) -> &Range<usize> {
         &self.span
+    }
+
+    /// Returns the place of a key's value, or else of the heading.
+    pub(super) fn span_of(&self, key: &str) -> Range<usize> {
+        let value = self.table.and_then(|table| table.get(key));
+        value.map_or_else(|| self.span.clone(), Spanned::span)
     }
 
     /// Whether the section is in the file.
@@ -236,6 +243,39 @@ impl<'d> Section<'d> {
             written,
             (format!("{least:?}"), format!("{most:?}")),
         )
+    }
+
+    /// A size in bytes: a text with a unit, or a whole number.
+    pub(super) fn size(
+        &self,
+        key: &'static str,
+        allowed: RangeInclusive<u64>,
+    ) -> Option<Spanned<u64>> {
+        let value = self.value(key)?;
+        let read = match value.get_ref() {
+            DeValue::String(text) => size::parse(text),
+            DeValue::Integer(digits) if digits.radix() == 10 => size::parse(digits.as_str()),
+            other => {
+                return self.wrong(
+                    key,
+                    value.span(),
+                    other,
+                    "a size with its unit, such as \"64MiB\"",
+                );
+            }
+        };
+        match read {
+            Ok(bytes) if allowed.contains(&bytes) => Some(Spanned::new(value.span(), bytes)),
+            Ok(bytes) => {
+                let (least, most) = (Humane(*allowed.start()), Humane(*allowed.end()));
+                self.outside(key, value.span(), Humane(bytes), (least, most))
+            }
+            Err(why) => {
+                self.doc
+                    .refuse(&value.span(), format!("`{}`: {why}", self.name(key)));
+                None
+            }
+        }
     }
 
     pub(super) fn strings(&self, key: &'static str) -> Option<Vec<Spanned<String>>> {

@@ -21,7 +21,9 @@ const BODY_LIMIT: usize = 32 << 20;
 /// A client sends its headers in one packet.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest body limit that may be asked for; bodies are held in memory.
-const LARGEST_BODY: usize = 1 << 30;
+const LARGEST_BODY: u64 = 1 << 30;
+/// Smaller than this holds no request.
+const SMALLEST_BODY: u64 = 1 << 10;
 
 /// The gateway's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,8 +106,9 @@ impl Gateway {
             allowed_hosts: read_each(&section, "allowed_hosts", host),
             allowed_origins: read_each(&section, "allowed_origins", origin),
             body_limit: section
-                .parsed("body_limit", body_limit)
-                .map_or(BODY_LIMIT, toml::Spanned::into_inner),
+                .size("body_limit", SMALLEST_BODY..=LARGEST_BODY)
+                .and_then(|limit| usize::try_from(limit.into_inner()).ok())
+                .unwrap_or(BODY_LIMIT),
             header_timeout: section
                 .duration(
                     "header_timeout",
@@ -357,28 +360,4 @@ fn origin(text: &str) -> Result<String, String> {
     host(rest)
         .map(|host| format!("{scheme}://{host}"))
         .map_err(|_| wrong())
-}
-
-/// Reads a size: `32MB`, `512kB`, `1048576B`; units are powers of 1,024.
-fn body_limit(text: &str) -> Result<usize, String> {
-    let wrong = || format!("`{text}` is no size from 1kB to 1GB: write one such as \"32MB\"");
-    let unit_at = text
-        .find(|c: char| c.is_ascii_alphabetic())
-        .ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(unit_at);
-    let shift = match unit {
-        "B" => 0,
-        "kB" | "KB" | "KiB" => 10,
-        "MB" | "MiB" => 20,
-        "GB" | "GiB" => 30,
-        _ => return Err(wrong()),
-    };
-    let bytes = number
-        .trim()
-        .parse::<usize>()
-        .ok()
-        .and_then(|n| n.checked_mul(1 << shift));
-    bytes
-        .filter(|bytes| (1 << 10..=LARGEST_BODY).contains(bytes))
-        .ok_or_else(wrong)
 }

@@ -13,16 +13,25 @@ use super::{DEFAULT_ROUTE, Overrides};
 use crate::delivery::Delivery;
 use crate::profile::{Priority, Profile, Timeouts};
 
+mod cache;
 mod clocks;
 mod grant;
+mod hedge;
 mod ladder;
 mod stagger;
+mod time;
 
-use clocks::{read_delivery, read_retry, read_timeouts};
-use grant::{Said, Wishes, grant};
+pub use cache::CacheSettings;
+pub use hedge::{HedgeOn, HedgeSettings};
 pub use ladder::{Place, Rung};
+
+use cache::read_cache;
+use clocks::{read_delivery, read_retry, read_timeouts, read_wait};
+use grant::{Said, Wishes, grant};
+use hedge::read_hedge;
 use ladder::{Surroundings, add_fallbacks, read_ladder};
 use stagger::read_stagger;
+use time::check_time;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -54,6 +63,15 @@ pub struct Route {
     pub priority: Priority,
     /// Its retries.
     pub retry: RetrySettings,
+    /// Whether identical calls that are under way at once share one attempt.
+    pub single_flight: bool,
+    /// Whether an open breaker of its targets is probed by a tiny request of its own instead of a
+    /// caller's.
+    pub probe: bool,
+    /// Its second attempts beside slow ones; `None`: there are none.
+    pub hedge: Option<HedgeSettings>,
+    /// What its cache keeps; there exactly when the ladder has one.
+    pub cache: Option<CacheSettings>,
     /// The answer of the static rung; there exactly when the ladder has one.
     pub static_text: Option<String>,
 }
@@ -141,7 +159,13 @@ impl RetrySettings {
     /// Returns the sum of the longest waits between all attempts; their mean is half of it.
     #[must_use]
     pub fn longest_wait(&self) -> Duration {
-        let waits = (0..self.attempts.saturating_sub(1)).map(|retry| {
+        self.longest_wait_of(self.attempts)
+    }
+
+    /// Returns the sum of the longest waits between so many attempts.
+    #[must_use]
+    pub fn longest_wait_of(&self, attempts: u32) -> Duration {
+        let waits = (0..attempts.saturating_sub(1)).map(|retry| {
             let factor = 1_u32.checked_shl(retry).unwrap_or(u32::MAX);
             self.base.saturating_mul(factor).min(self.cap)
         });
@@ -261,22 +285,29 @@ fn read(
         attempts: retry.attempts,
         has_text: static_text.is_some(),
     };
+    let ladder = read_ladder(section, &around);
+    let flag = |key| section.flag(key).is_some_and(Spanned::into_inner);
     let route = Route {
         models: read_models(section, &name),
-        ladder: read_ladder(section, &around),
         profile,
         delivery: read_delivery(section),
         on_disconnect: section
             .parsed("on_disconnect", str::parse::<OnDisconnect>)
             .map_or_else(OnDisconnect::default, Spanned::into_inner),
         timeouts,
-        wait: profile.wait_limit(timeouts.total),
+        wait: read_wait(section, profile, timeouts.total),
         stagger: read_stagger(section),
         priority: profile.priority(),
         retry,
+        single_flight: flag("single_flight"),
+        probe: flag("probe"),
+        hedge: read_hedge(section, &ladder, timeouts.total),
+        cache: read_cache(section, &ladder),
         static_text,
+        ladder,
         name,
     };
+    check_time(section, &route);
     (route, wishes)
 }
 

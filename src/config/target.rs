@@ -39,6 +39,11 @@ pub struct Target {
     /// The provider is asked to count prompts that are estimated at more tokens than this; `None`:
     /// never.
     pub count_tokens_above: Option<u64>,
+    /// Tokens that a prompt and its answer may have together there; `None`: what is known of the
+    /// model.
+    pub context_tokens: Option<u64>,
+    /// Tokens that an answer may have there; `None`: what is known of the model.
+    pub output_tokens: Option<u64>,
 }
 
 impl Target {
@@ -287,6 +292,10 @@ fn read(
         );
         None
     });
+    let tokens = |key, least| {
+        let tokens = section.integer(key, least..=1_000_000_000);
+        tokens.map(toml::Spanned::into_inner)
+    };
     Target {
         provider: section
             .parsed("provider", Provider::read)
@@ -299,9 +308,9 @@ fn read(
         quota,
         breaker: BreakerSettings::default(),
         retry_budget: RETRY_BUDGET,
-        count_tokens_above: section
-            .integer("count_tokens_above", 0..=1_000_000_000)
-            .map(toml::Spanned::into_inner),
+        count_tokens_above: tokens("count_tokens_above", 0),
+        context_tokens: tokens("context_tokens", 1),
+        output_tokens: tokens("output_tokens", 1),
     }
 }
 
@@ -330,6 +339,8 @@ fn built_in(top: &Section<'_>, upstream: Option<String>, keys: &Keys<'_>) -> Tar
         breaker: BreakerSettings::default(),
         retry_budget: RETRY_BUDGET,
         count_tokens_above: None,
+        context_tokens: None,
+        output_tokens: None,
     }
 }
 

@@ -6,7 +6,9 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::profile::Profile;
 
+mod cache;
 mod ladder;
+mod route;
 
 const SECRET: &str = "sk-ant-api03-quite-secret";
 
@@ -299,6 +301,11 @@ fn values_outside_their_range_say_the_range() {
     );
     refused(
         "[gateway]\nbody_limit = \"2TB\"",
+        "seawall.toml:2:14:",
+        &["from 1kiB to 1GiB"],
+    );
+    refused(
+        "[gateway]\nbody_limit = \"32XB\"",
         "seawall.toml:2:14:",
         &["\"32MB\""],
     );

@@ -84,6 +84,22 @@ pub(super) fn read_timeouts(route: &Section<'_>, profile: Profile) -> Timeouts {
     timeouts
 }
 
+/// The longest wait for a breaker or a quota. What is written wins over the profile's own.
+pub(super) fn read_wait(route: &Section<'_>, profile: Profile, total: Duration) -> Duration {
+    let Some(wait) = route.duration("wait", Duration::ZERO..=DAY) else {
+        return profile.wait_limit(total);
+    };
+    if *wait.get_ref() > total {
+        let what = format!(
+            "`{}` is {:?} and could never run out: the whole call ends after {total:?} (`total`); write less, or raise `total`",
+            route.name("wait"),
+            wait.get_ref()
+        );
+        route.doc().refuse(&wait.span(), what);
+    }
+    wait.into_inner()
+}
+
 pub(super) fn read_retry(
     route: &Section<'_>,
     total: Duration,
