@@ -9,6 +9,7 @@ pub mod config;
 pub mod delivery;
 pub mod profile;
 
+pub mod capability;
 pub mod estimate;
 pub mod prices;
 pub mod provider;
