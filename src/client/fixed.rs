@@ -3,28 +3,14 @@
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use seawall_actors::error::CallError;
-use seawall_actors::verdict::Blame;
 use serde_json::json;
 
-use super::ask::{Endpoint, Reply, ReplyBody, Report};
-use super::attempt::Failure;
+use super::ask::Endpoint;
+use super::attempt::{Answer, AnswerBody, StoodIn};
 use super::exchange::Exchange;
 
-/// Whether the fixed answer is the right end of a call that failed so. A request that nobody would
-/// answer, or a credential that nobody accepts, is not helped by it.
-pub(super) const fn serves(error: &CallError<Failure>) -> bool {
-    match error {
-        CallError::Failed { verdict, .. } => {
-            matches!(verdict.blame, Blame::Target | Blame::Network | Blame::Quota)
-        }
-        CallError::Refused(_) => true,
-        _ => false,
-    }
-}
-
 /// The fixed answer in the form that was asked for.
-pub(super) fn reply(exchange: &Exchange, text: &str, report: Report) -> Reply {
+pub(super) fn answer(exchange: &Exchange, text: &str) -> Answer {
     let id = format!("msg_seawall_{}", exchange.call.replace('-', ""));
     let model = exchange.model.as_deref().unwrap_or("static");
     let usage = json!({ "input_tokens": 0, "output_tokens": 0 });
@@ -70,11 +56,11 @@ pub(super) fn reply(exchange: &Exchange, text: &str, report: Report) -> Reply {
     };
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    let body = ReplyBody::Whole(Bytes::from(body));
-    Reply {
+    let body = AnswerBody::Whole(Bytes::from(body));
+    Answer {
         status: StatusCode::OK,
         headers,
         body,
-        report,
+        stood_in: Some(StoodIn::Static),
     }
 }

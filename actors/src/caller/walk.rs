@@ -202,13 +202,11 @@ impl<E: Send> Walk<E> {
             return Err(Left::GiveUp);
         };
         let placed = match &at.place {
-            Place::Target(target, cost) => Some((target.clone(), *cost)),
+            Place::Target(target, cost) => Ok((target.clone(), *cost)),
             Place::Later(_) => operation.place(rung).await,
-            Place::StandIn(_) => None,
+            Place::StandIn(_) => Err(Cause::NotFound),
         };
-        let Some((target, cost)) = placed else {
-            return Err(Left::Fell(Cause::NotFound, "not_placed"));
-        };
+        let (target, cost) = placed.map_err(|cause| Left::Fell(cause, "not_placed"))?;
         let now = Instant::now();
         let until = match at.rules.share {
             Some(share) => {
