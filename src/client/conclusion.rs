@@ -43,14 +43,20 @@ impl Seawall {
         };
         told.settled = stacking::is_settled(&error, report);
         let route = self.shared.config.routes.get(&*exchange.route);
-        let text = route.and_then(|route| route.static_text.as_deref());
+        let text = route.and_then(|route| route.static_text.as_ref());
         // Half an answer can't go on in the fixed one.
-        let text = text.filter(|_| exchange.attempts_before == 0 && fixed::serves(&error));
+        let text = text
+            .filter(|_| exchange.attempts_before == 0 && fixed::serves(&exchange.endpoint, &error));
         if let Some(text) = text {
             exchange.publish(Some("static"));
             told.rung = "static".into();
             told.degraded = true;
-            return Ok(fixed::reply(exchange, text, told));
+            return Ok(fixed::reply(
+                exchange,
+                text,
+                fixed::Occasion::of(&error),
+                told,
+            ));
         }
         exchange.publish(match &error {
             CallError::Refused(rejected) => Some(rejected.why.as_str()),
