@@ -54,10 +54,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let call = Call {
             id: format!("item-{item}").into(),
             rungs: [&primary, &replica]
-                .map(|t| Rung {
-                    target: t.clone(),
-                    cost,
-                })
+                .map(|t| Rung::target(t.clone(), cost))
                 .into(),
             deadline: Instant::now() + Duration::from_secs(5),
             held_until: Instant::now() + Duration::from_secs(5),
@@ -66,6 +63,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             priority: Priority::Normal,
             tenant: Tenant::default(),
             retry: Retry::default(),
+            hedge: None,
         };
         let count = Arc::clone(&queries);
         let finished = system

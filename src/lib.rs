@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod cache;
 pub mod client;
 pub mod error;
 pub mod message;
@@ -8,6 +9,7 @@ pub mod config;
 pub mod delivery;
 pub mod profile;
 
+pub mod capability;
 pub mod estimate;
 pub mod prices;
 pub mod provider;

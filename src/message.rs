@@ -68,9 +68,13 @@ impl Message {
 #[derive(Debug, Clone, Default)]
 pub struct Assembler {
     message: Message,
+    /// All members of the message but its content, as the stream has said them so far.
+    members: Map<String, Value>,
     /// The input of the tool call that is open, as far as it has come.
     input: String,
     whole: bool,
+    /// Some of it came in a way that is not known here.
+    in_part: bool,
 }
 
 impl Assembler {
@@ -88,6 +92,10 @@ impl Assembler {
         match event {
             Event::MessageStart { message } => {
                 let usage = Usage::from_value(&message).unwrap_or_default();
+                if let Value::Object(members) = &message {
+                    self.members = members.clone();
+                    self.members.remove("content");
+                }
                 if let Ok(read) = serde_json::from_value::<Read>(message) {
                     self.message = Message {
                         usage,
@@ -101,10 +109,17 @@ impl Assembler {
             }
             Event::ContentBlockDelta { delta } => self.delta(delta),
             Event::ContentBlockStop => self.end_block(),
-            Event::MessageDelta { delta, usage } => {
+            Event::MessageDelta {
+                delta,
+                usage,
+                beside,
+            } => {
                 if let Some(Value::String(reason)) = delta.get("stop_reason") {
                     self.message.stop_reason = Some(reason.clone());
                 }
+                self.members.extend(delta);
+                self.members.extend(beside);
+                self.sum_up(&usage);
                 if let Some(usage) = Usage::from_value(&Value::from_iter([("usage", usage)])) {
                     self.message.usage.overwrite(usage);
                 }
@@ -132,8 +147,39 @@ impl Assembler {
         self.message
     }
 
+    /// The body that a request without streaming would have been answered with. `None` while the
+    /// message is not whole, and where some of it came in a way that is not known here.
+    #[must_use]
+    pub fn into_body(mut self) -> Option<Vec<u8>> {
+        if !self.whole || self.in_part {
+            return None;
+        }
+        let content = Value::Array(self.message.content);
+        self.members.insert("content".to_owned(), content);
+        serde_json::to_vec(&self.members).ok()
+    }
+
+    /// Usage is cumulative: what is stated again replaces what was, and what is null says nothing.
+    fn sum_up(&mut self, usage: &Value) {
+        let Value::Object(usage) = usage else {
+            return;
+        };
+        let so_far = self.members.entry("usage").or_insert(Value::Null);
+        match so_far {
+            Value::Object(so_far) => {
+                for (name, count) in usage {
+                    if !count.is_null() || !so_far.contains_key(name) {
+                        so_far.insert(name.clone(), count.clone());
+                    }
+                }
+            }
+            _ => *so_far = Value::Object(usage.clone()),
+        }
+    }
+
     fn delta(&mut self, delta: Map<String, Value>) {
         let Some(Value::Object(block)) = self.message.content.last_mut() else {
+            self.in_part = true;
             return;
         };
         let kind = delta.get("type").and_then(Value::as_str).unwrap_or("");
@@ -157,6 +203,9 @@ impl Assembler {
             // `text_delta` brings `text`, `thinking_delta` brings `thinking`, and so on: whatever
             // text a delta brings belongs at the end of the block's field of the same name.
             _ => {
+                // Beside text, these only bring signs of progress.
+                let is_known = matches!(kind, "text_delta" | "thinking_delta" | "signature_delta");
+                self.in_part |= !is_known && delta.values().any(|v| !v.is_string() && !v.is_null());
                 for (field, more) in delta {
                     let Value::String(more) = more else { continue };
                     if field == "type" {
@@ -176,8 +225,12 @@ impl Assembler {
             return;
         }
         let input = serde_json::from_str::<Value>(&self.input);
-        if let (Ok(input), Some(Value::Object(block))) = (input, self.message.content.last_mut()) {
-            block.insert("input".to_owned(), input);
+        match (input, self.message.content.last_mut()) {
+            (Ok(input), Some(Value::Object(block))) => {
+                block.insert("input".to_owned(), input);
+            }
+            // Such as a call that the bound on tokens cut.
+            _ => self.in_part = true,
         }
         self.input.clear();
     }
@@ -224,6 +277,8 @@ enum Event {
         delta: Map<String, Value>,
         #[serde(default)]
         usage: Value,
+        #[serde(flatten)]
+        beside: Map<String, Value>,
     },
     MessageStop,
     #[serde(other)]

@@ -76,6 +76,26 @@ pub enum EventKind {
         /// Why the one before was left.
         why: &'static str,
     },
+    /// A call passed a rung by that is not for it.
+    SkippedRung {
+        /// The call.
+        call: Arc<str>,
+        /// The rung's place in the ladder, from 0.
+        rung: usize,
+        /// The rung's target.
+        target: Arc<str>,
+        /// What it can't do, as a stable word.
+        why: &'static str,
+    },
+    /// A slow attempt got a second one beside it.
+    Hedged {
+        /// The call.
+        call: Arc<str>,
+        /// The rung of the second attempt, from 0.
+        rung: usize,
+        /// The second attempt's target.
+        target: Arc<str>,
+    },
     /// A breaker stopped letting calls pass.
     BreakerOpened {
         /// The target.

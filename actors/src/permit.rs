@@ -83,6 +83,10 @@ impl Permit {
         self.content.get_or_insert_with(Instant::now);
     }
 
+    pub(crate) const fn has_content(&self) -> bool {
+        self.content.is_some()
+    }
+
     /// Counts an attempt that is still in flight as slow.
     pub(crate) fn mark_overdue(&mut self) {
         if self.content.is_none()

@@ -10,6 +10,7 @@ use std::fmt::Display;
 pub mod backoff;
 pub mod circuit;
 pub mod concurrency;
+pub mod hedge;
 pub mod ladder;
 pub mod overtaking;
 pub mod pace;

@@ -23,7 +23,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::admission::{self, Terms};
 use crate::branch::{Branch, restart_events};
-use crate::caller::{self, Attempt, Call, CallContext, CallReport, Finished, Outcome};
+use crate::caller::{
+    self, Attempt, Attempts, Call, CallContext, CallReport, Finished, Operation, Outcome,
+};
 use crate::error::{CallError, Rejected, Rejection, StartError};
 use crate::event::{EventStream, Events, Heard};
 use crate::gauge::Gauge;
@@ -161,15 +163,23 @@ impl System {
     /// Runs a call: asks breaker and limiter, makes attempts, retries and falls from rung to rung
     /// until one answers or the call's deadline, patience or attempts are spent.
     ///
-    /// `operation` makes one attempt; it may be called again after it returned, never at the same
-    /// time. Dropping the future ends the attempt at once and gives everything back. An actor that
-    /// dies on the way does not end the call.
-    pub async fn call<T, E, F, Fut>(&self, call: Call, operation: F) -> Finished<T, E>
+    /// `attempt` makes one attempt; it may be called again after it returned, and at the same time
+    /// where the call is hedged. Dropping the future ends the attempt at once and gives everything
+    /// back. An actor that dies on the way does not end the call.
+    pub async fn call<T, E, F, Fut>(&self, call: Call, attempt: F) -> Finished<T, E>
     where
-        F: Fn(Attempt) -> Fut + Send + 'static,
+        F: Fn(Attempt) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Outcome<T, E>> + Send + 'static,
         T: Send + 'static,
         E: Send + 'static,
+    {
+        self.run(call, Attempts(attempt)).await
+    }
+
+    /// Runs a call that also knows other answers than those of attempts; as [`System::call`].
+    pub async fn run<O>(&self, call: Call, operation: O) -> Finished<O::Answer, O::Error>
+    where
+        O: Operation<Answer: 'static, Error: 'static> + 'static,
     {
         let _counted = self.shared.calls.enter();
         if self.shared.draining.load(Ordering::Acquire) {

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::policy::ladder::Cause;
+
 /// Judgement of one finished attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -17,6 +19,8 @@ pub struct Verdict {
     pub not_before: Option<Duration>,
     /// The target had too much to do: it said so, or did not answer in time.
     pub overloaded: bool,
+    /// Why a call leaves the rung for this, where that does not follow from the blame.
+    pub because: Option<Cause>,
     /// Stable word for logs and metrics, such as `overloaded`. Values are few and fixed.
     pub label: &'static str,
 }
@@ -28,6 +32,7 @@ impl Verdict {
         again: Again::Never,
         not_before: None,
         overloaded: false,
+        because: None,
         label: "ok",
     };
 
@@ -37,6 +42,7 @@ impl Verdict {
         again: Again::Never,
         not_before: None,
         overloaded: false,
+        because: None,
         label: "departed",
     };
 
@@ -48,6 +54,7 @@ impl Verdict {
             again,
             not_before: None,
             overloaded: false,
+            because: None,
             label,
         }
     }
@@ -64,6 +71,24 @@ impl Verdict {
     pub const fn overloaded(mut self) -> Self {
         self.overloaded = true;
         self
+    }
+
+    /// The same judgement with the reason why the call leaves the rung.
+    #[must_use]
+    pub const fn because(mut self, cause: Cause) -> Self {
+        self.because = Some(cause);
+        self
+    }
+
+    /// Why a call leaves the rung, if it does after this.
+    #[must_use]
+    pub const fn cause(&self) -> Cause {
+        match (self.because, self.blame) {
+            (Some(cause), _) => cause,
+            (None, Blame::Quota) => Cause::Quota,
+            (None, Blame::Credential) => Cause::Credential,
+            (None, _) => Cause::AttemptsSpent,
+        }
     }
 
     /// Whether the attempt succeeded.

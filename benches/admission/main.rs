@@ -269,10 +269,7 @@ impl Subjects {
     async fn call(&self) -> Result<(), Failed> {
         let call = Call {
             id: Arc::clone(&self.name),
-            rungs: vec![Rung {
-                target: self.target.clone(),
-                cost: COST,
-            }],
+            rungs: vec![Rung::target(self.target.clone(), COST)],
             deadline: Instant::now() + Duration::from_secs(60),
             held_until: Instant::now() + Duration::from_secs(60),
             continues: false,
@@ -280,6 +277,7 @@ impl Subjects {
             priority: Priority::Normal,
             tenant: Tenant::default(),
             retry: Retry::default(),
+            hedge: None,
         };
         let finished = self.system.call(call, instant).await;
         finished.result.map_err(Failed::from)

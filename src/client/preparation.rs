@@ -87,6 +87,7 @@ impl Seawall {
                 .as_deref()
                 .map_or_else(Tenant::default, |name| tenants.named(name)),
             retry,
+            hedge: None,
         })
     }
 
@@ -246,7 +247,7 @@ impl Seawall {
             expected,
         };
         let cost = expected.cost;
-        Ok((prepared, Rung { target, cost }))
+        Ok((prepared, Rung::target(target, cost)))
     }
 
     fn transport(&self, connect: Duration) -> Arc<dyn Transport> {

@@ -9,6 +9,8 @@ mod architecture;
 #[cfg(test)]
 mod breaker_detection;
 #[cfg(test)]
+mod cache_recordings;
+#[cfg(test)]
 mod claude_code;
 #[cfg(test)]
 mod client_limits;

@@ -18,20 +18,20 @@ use seawall_actors::verdict::{Again, Blame};
 use serde_json::{Value, json};
 
 /// One recorded exchange.
-struct Exchange {
-    file: String,
-    kind: String,
-    request: Option<Bytes>,
-    status: StatusCode,
-    headers: HeaderMap,
-    body: String,
-    usage: Value,
+pub(crate) struct Exchange {
+    pub(crate) file: String,
+    pub(crate) kind: String,
+    pub(crate) request: Option<Bytes>,
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+    pub(crate) usage: Value,
     /// When the answer came.
-    at: Timestamp,
+    pub(crate) at: Timestamp,
 }
 
 /// The recordings, or the few of our own where there are none.
-fn exchanges() -> Vec<Exchange> {
+pub(crate) fn exchanges() -> Vec<Exchange> {
     let root = std::env::var_os("SEAWALL_RECORDINGS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/recordings"),
         PathBuf::from,

@@ -27,10 +27,7 @@ async fn system() -> System {
 
 async fn call(system: &System, targets: &[&Target]) -> bool {
     let cost = Cost::ZERO;
-    let rung = |&target: &&Target| Rung {
-        target: target.clone(),
-        cost,
-    };
+    let rung = |&target: &&Target| Rung::target(target.clone(), cost);
     let call = Call {
         id: "call".into(),
         rungs: targets.iter().map(rung).collect(),
@@ -41,6 +38,7 @@ async fn call(system: &System, targets: &[&Target]) -> bool {
         priority: Priority::Normal,
         tenant: Tenant::default(),
         retry: Retry::default(),
+        hedge: None,
     };
     let operation = |attempt: crate::caller::Attempt| async move {
         if &**attempt.target.name() == "down" {

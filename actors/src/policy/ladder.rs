@@ -1,6 +1,10 @@
-//! Which rung a call stands on, and how many attempts it may still make there.
+//! Which rung a call stands on, what leads from it to another, and how many attempts are left.
 //!
-//! A call's attempts are shared by its rungs: a rung may use all but one for each rung below it, so
+//! Every rung says which causes lead to it; the others pass it by. A cause that another rung would
+//! only meet again leads nowhere: a request that was too large goes to a rung with more room, one
+//! whose credential was refused to a rung with another.
+//!
+//! A call's attempts are shared by its rungs: a rung may use all but those of the rungs below it, so
 //! that the last rung always gets its turn. A probe that failed is the breaker's attempt and not
 //! the call's; otherwise the call at the head of a queue would spend all of its attempts on finding
 //! out that the target is still down.
@@ -11,61 +15,138 @@ mod cause;
 
 pub use cause::{Cause, Causes};
 
-/// A ladder as one call walks it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ladder {
-    rungs: usize,
-    rung: usize,
-    attempts: u32,
-    attempts_left: u32,
+/// What one rung is, to the ladder.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Rules {
+    /// What answers there.
+    pub kind: Kind,
+    /// The causes that lead to it. The first rung needs none.
+    pub led_to_by: Causes,
+    /// Attempts that a call makes on it at most, 1 to 100; none: as many as are left.
+    pub attempts: Option<u32>,
+    /// Part of the call's time that it may use each time it is stood on, above 0 and up to 1; none:
+    /// all that is left.
+    pub share: Option<f64>,
+    /// The largest request that it takes, in a unit that all rungs of the ladder share; none where
+    /// that is not known.
+    pub room: Option<u64>,
+    /// Tells the credentials of rungs apart.
+    pub credential: u64,
+    /// Why this call is not for it, as a stable word: the ladder passes it by.
+    pub unfit: Option<&'static str>,
 }
 
+impl Rules {
+    /// A target that any cause leads to but a passing overload and a refusal.
+    pub const TARGET: Self = Self {
+        kind: Kind::Target,
+        led_to_by: Causes::TARGET,
+        attempts: None,
+        share: None,
+        room: None,
+        credential: 0,
+        unfit: None,
+    };
+
+    /// An answer that needs no attempt and is nearly as good as one.
+    pub const STAND_IN: Self = Self {
+        kind: Kind::StandIn,
+        led_to_by: Causes::STAND_IN,
+        ..Self::TARGET
+    };
+}
+
+/// What answers on a rung.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "either attempts are made or none")]
+pub enum Kind {
+    /// A target, by attempts.
+    Target,
+    /// Something at hand, such as a cache, that may have nothing to say.
+    StandIn,
+}
+
+/// A ladder as one call walks it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ladder {
+    rules: Vec<Rules>,
+    rung: Option<usize>,
+    attempts: u32,
+    attempts_left: u32,
+    made: [u32; MOST_RUNGS],
+    /// A rung with no more room than this has refused the request for its size.
+    too_small: Option<u64>,
+    refused_credentials: Vec<u64>,
+}
+
+/// Most rungs of a ladder.
+const MOST_RUNGS: usize = 16;
+
 impl Ladder {
-    /// Stands on the first of `rungs` (1 to 16) with `attempts` (1 to 100) to make.
+    /// Stands on the first of `rules` (1 to 16) that is fit, with `attempts` (1 to 100) to make.
     ///
     /// # Errors
     ///
     /// [`InvalidPolicy`] when a number is out of range.
-    pub fn new(rungs: usize, attempts: u32) -> Result<Self, InvalidPolicy> {
-        if !(1..=16).contains(&rungs) {
-            return Err(InvalidPolicy::new("ladder", rungs, "1 to 16 rungs"));
+    pub fn new(rules: Vec<Rules>, attempts: u32) -> Result<Self, InvalidPolicy> {
+        if !(1..=MOST_RUNGS).contains(&rules.len()) {
+            return Err(InvalidPolicy::new("ladder", rules.len(), "1 to 16 rungs"));
         }
         if !(1..=100).contains(&attempts) {
             return Err(InvalidPolicy::new("retry.attempts", attempts, "1 to 100"));
         }
+        for rule in &rules {
+            if let Some(own) = rule.attempts
+                && !(1..=100).contains(&own)
+            {
+                return Err(InvalidPolicy::new("rung.attempts", own, "1 to 100"));
+            }
+            if let Some(share) = rule.share
+                && !(share > 0.0 && share <= 1.0)
+            {
+                return Err(InvalidPolicy::new("rung.share", share, "above 0, up to 1"));
+            }
+        }
         Ok(Self {
-            rungs,
-            rung: 0,
+            rung: rules.iter().position(|rule| rule.unfit.is_none()),
+            rules,
             attempts,
             attempts_left: attempts,
+            made: [0; MOST_RUNGS],
+            too_small: None,
+            refused_credentials: Vec::new(),
         })
     }
 
     /// The rung that the call stands on; `None` below the last.
     #[must_use]
     pub const fn rung(&self) -> Option<usize> {
-        if self.rung < self.rungs {
-            Some(self.rung)
-        } else {
-            None
-        }
+        self.rung
     }
 
-    /// Whether there is another rung below.
+    /// What a rung is.
     #[must_use]
-    pub const fn has_next(&self) -> bool {
-        self.rung + 1 < self.rungs
+    pub fn rules(&self, rung: usize) -> Option<&Rules> {
+        self.rules.get(rung)
     }
 
     /// Whether the call may make one more attempt on this rung.
     #[must_use]
     pub fn may_attempt(&self) -> bool {
-        let below = self.rungs.saturating_sub(self.rung + 1);
-        // With fewer attempts than rungs the first rung still gets one.
-        let kept = u32::try_from(below)
-            .unwrap_or(u32::MAX)
-            .min(self.attempts - 1);
-        self.attempts_left > kept
+        let Some(rung) = self.rung else { return false };
+        let (Some(rules), Some(made)) = (self.rules.get(rung), self.made.get(rung)) else {
+            return false;
+        };
+        let below = self.rules.iter().skip(rung + 1);
+        let kept = below
+            .filter(|below| below.kind == Kind::Target && below.unfit.is_none())
+            .fold(0_u32, |kept, below| {
+                kept.saturating_add(below.attempts.unwrap_or(1))
+            });
+        // With fewer attempts than are kept the first rung still gets one.
+        let kept = kept.min(self.attempts - 1);
+        self.attempts_left > kept && rules.attempts.is_none_or(|own| *made < own)
     }
 
     /// Attempts that the whole call may still make.
@@ -74,61 +155,139 @@ impl Ladder {
         self.attempts_left
     }
 
-    /// Counts an attempt that ended.
-    pub const fn count_attempt(&mut self) {
-        self.attempts_left = self.attempts_left.saturating_sub(1);
+    /// Attempts that the call has made and that counted.
+    #[must_use]
+    pub const fn attempts_made(&self) -> u32 {
+        self.attempts - self.attempts_left
     }
 
-    /// Steps down to the next rung.
-    pub const fn step_down(&mut self) {
-        self.rung = self.rung.saturating_add(1);
+    /// Counts an attempt that ended.
+    pub fn count_attempt(&mut self) {
+        self.attempts_left = self.attempts_left.saturating_sub(1);
+        if let Some(made) = self.rung.and_then(|rung| self.made.get_mut(rung)) {
+            *made += 1;
+        }
+    }
+
+    /// The rung that `cause` would lead to from here.
+    #[must_use]
+    pub fn leads_to(&self, cause: Cause) -> Option<usize> {
+        let mut after = self.clone_lessons();
+        after.learn(self, cause);
+        self.below().find(|&rung| self.takes(rung, cause, &after))
+    }
+
+    /// The next target below that `cause` leads to, whatever stands in between.
+    #[must_use]
+    pub fn next_target(&self, cause: Cause) -> Option<usize> {
+        let lessons = self.clone_lessons();
+        self.below().find(|&rung| {
+            self.takes(rung, cause, &lessons)
+                && self.rules.get(rung).is_some_and(|r| r.kind == Kind::Target)
+        })
+    }
+
+    /// Leaves the rung for the one that `cause` leads to; below the last where there is none.
+    pub fn fall(&mut self, cause: Cause) -> Option<usize> {
+        let mut lessons = self.clone_lessons();
+        lessons.learn(self, cause);
+        self.rung = self.below().find(|&rung| self.takes(rung, cause, &lessons));
+        self.too_small = lessons.too_small;
+        self.refused_credentials = lessons.refused_credentials;
+        self.rung
+    }
+
+    /// Leaves a rung that had nothing to say, on the way on which it was come to: with the cause that
+    /// led to it, or from above all.
+    pub fn pass_by(&mut self, cause: Option<Cause>) -> Option<usize> {
+        let lessons = self.clone_lessons();
+        self.rung = self.below().find(|&rung| match cause {
+            Some(cause) => self.takes(rung, cause, &lessons),
+            None => self.is_fit(rung, &lessons),
+        });
+        self.rung
+    }
+
+    /// Whether a rung could still answer, going by what others have refused.
+    #[must_use]
+    pub fn is_open(&self, rung: usize) -> bool {
+        self.is_fit(rung, &self.clone_lessons())
     }
 
     /// Goes back up to a rung that lets calls pass again.
     pub const fn stand_on(&mut self, rung: usize) {
-        self.rung = rung;
+        self.rung = Some(rung);
+    }
+
+    /// The stand-ins that are there when everything else has been in vain.
+    pub fn last_resorts(&self) -> impl Iterator<Item = usize> {
+        let rungs = self.rules.iter().enumerate();
+        rungs
+            .filter(|(_, rules)| {
+                rules.kind == Kind::StandIn
+                    && rules.unfit.is_none()
+                    && rules.led_to_by.contains(Cause::LastResort)
+            })
+            .map(|(rung, _)| rung)
+    }
+
+    fn below(&self) -> std::ops::Range<usize> {
+        let from = self.rung.map_or(self.rules.len(), |rung| rung + 1);
+        from..self.rules.len()
+    }
+
+    fn takes(&self, rung: usize, cause: Cause, lessons: &Lessons) -> bool {
+        self.is_fit(rung, lessons)
+            && self
+                .rules
+                .get(rung)
+                .is_some_and(|rules| rules.led_to_by.contains(cause))
+    }
+
+    fn is_fit(&self, rung: usize, lessons: &Lessons) -> bool {
+        self.rules.get(rung).is_some_and(|rules| {
+            rules.unfit.is_none() && (rules.kind == Kind::StandIn || lessons.allow(rules))
+        })
+    }
+
+    fn clone_lessons(&self) -> Lessons {
+        Lessons {
+            too_small: self.too_small,
+            refused_credentials: self.refused_credentials.clone(),
+        }
+    }
+}
+
+/// What refusals have taught of the rungs that are left.
+struct Lessons {
+    too_small: Option<u64>,
+    refused_credentials: Vec<u64>,
+}
+
+impl Lessons {
+    fn learn(&mut self, ladder: &Ladder, cause: Cause) {
+        let Some(rules) = ladder.rung.and_then(|rung| ladder.rules.get(rung)) else {
+            return;
+        };
+        match cause {
+            Cause::TooLarge => {
+                let room = rules.room.unwrap_or(0);
+                self.too_small = Some(self.too_small.map_or(room, |known| known.max(room)));
+            }
+            Cause::Credential => self.refused_credentials.push(rules.credential),
+            _ => {}
+        }
+    }
+
+    fn allow(&self, rules: &Rules) -> bool {
+        let roomy = match (self.too_small, rules.room) {
+            (None, _) => true,
+            (Some(refused), Some(room)) => room > refused,
+            (Some(_), None) => false,
+        };
+        roomy && !self.refused_credentials.contains(&rules.credential)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn a_failing_first_rung_leaves_one_attempt_for_each_rung_below() {
-        let mut ladder = Ladder::new(3, 5).unwrap();
-        let mut on_rung = [0; 3];
-        while let Some(rung) = ladder.rung() {
-            while ladder.may_attempt() {
-                on_rung[rung] += 1;
-                ladder.count_attempt();
-            }
-            ladder.step_down();
-        }
-        assert_eq!(on_rung, [3, 1, 1]);
-    }
-
-    #[test]
-    fn what_a_ladder_refuses_names_the_setting() {
-        assert_eq!(Ladder::new(0, 5).unwrap_err().field, "ladder");
-        assert_eq!(Ladder::new(1, 0).unwrap_err().field, "retry.attempts");
-    }
-
-    proptest! {
-        #[test]
-        fn attempts_never_exceed_the_calls_own(rungs in 1_usize..=16, attempts in 1_u32..=100) {
-            let mut ladder = Ladder::new(rungs, attempts).unwrap();
-            let mut made = 0;
-            while ladder.rung().is_some() {
-                while ladder.may_attempt() {
-                    made += 1;
-                    ladder.count_attempt();
-                }
-                ladder.step_down();
-            }
-            prop_assert_eq!(made, attempts);
-        }
-    }
-}
+mod tests;

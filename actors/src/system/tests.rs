@@ -19,6 +19,7 @@ use crate::policy::wait_queue::{Priority, Tenant};
 use crate::step::StepError;
 use crate::verdict::{Again, Blame, Verdict};
 
+mod ladders;
 mod traps;
 
 const OVERLOADED: Verdict = Verdict::new("overloaded", Blame::Target, Again::Here);
@@ -46,10 +47,7 @@ fn call_to(targets: &[&Target], deadline: Duration) -> Call {
         id: "call".into(),
         rungs: targets
             .iter()
-            .map(|&t| Rung {
-                target: t.clone(),
-                cost,
-            })
+            .map(|&t| Rung::target(t.clone(), cost))
             .collect(),
         deadline: Instant::now() + deadline,
         held_until: Instant::now() + deadline,
@@ -58,6 +56,7 @@ fn call_to(targets: &[&Target], deadline: Duration) -> Call {
         priority: Priority::Normal,
         tenant: Tenant::default(),
         retry: Retry::default(),
+        hedge: None,
     }
 }
 

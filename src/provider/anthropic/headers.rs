@@ -170,6 +170,15 @@ impl Credential {
         std::str::from_utf8(&self.fingerprint).unwrap_or_default()
     }
 
+    /// A digest that no two keys share, where eight digits would not do: it must not be shown either.
+    ///
+    /// Both forms of one key have the same digest.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        let secret = self.secret.expose_secret().as_bytes();
+        let digest = Sha256::new_with_prefix(b"seawall credential\0");
+        digest.chain_update(secret).finalize().into()
+    }
+
     /// How it is written on the wire.
     #[must_use]
     pub const fn form(&self) -> Form {

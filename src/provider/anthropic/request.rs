@@ -9,10 +9,14 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::capability::{Needs, Trait};
+
+pub mod adapt;
 mod characters;
 mod count;
 mod counting;
 mod pixels;
+mod seen;
 
 use count::{Top, to_u64};
 pub use counting::{counted, counting_body};
@@ -30,6 +34,8 @@ pub struct RequestView {
     pub max_tokens: Option<u64>,
     /// What the token estimate is made from.
     pub counts: Counts,
+    /// What it needs of whoever answers it.
+    pub needs: Needs,
 }
 
 /// Amounts in a request, for the token estimate. Characters are Unicode scalar values.
@@ -119,6 +125,7 @@ impl RequestView {
             Err(odd) => {
                 let mut shallow = Top::read_shallow(body).map_err(|_| bad_request(&odd))?;
                 shallow.counts.text = to_u64(body.len());
+                shallow.seen.found.traits.insert(Trait::Unread);
                 shallow
             }
         };
@@ -129,14 +136,19 @@ impl RequestView {
                 column: None,
             });
         }
+        let max_tokens = counted.max_tokens.and_then(|raw| raw.get().parse().ok());
         Ok(Self {
             model: counted
                 .model
                 .and_then(|raw| serde_json::from_str(raw.get()).ok()),
             model_range: counted.model.and_then(|raw| range_in(body, raw.get())),
             stream: counted.stream.is_some_and(|raw| raw.get() == "true"),
-            max_tokens: counted.max_tokens.and_then(|raw| raw.get().parse().ok()),
+            max_tokens,
             counts: counted.counts,
+            needs: Needs {
+                max_tokens,
+                ..counted.seen.found
+            },
         })
     }
 }

@@ -131,7 +131,7 @@ async fn trap_35_a_call_dropped_after_any_number_of_polls_leaks_nothing() {
         let walk = caller::run(
             Arc::clone(&system.shared.context),
             call_to(&[&target], MINUTE),
-            |attempt: Attempt| async move {
+            Attempts(|attempt: Attempt| async move {
                 sleep(Duration::from_millis(20)).await;
                 tokio::task::yield_now().await;
                 if attempt.number == 1 {
@@ -139,7 +139,7 @@ async fn trap_35_a_call_dropped_after_any_number_of_polls_leaks_nothing() {
                 } else {
                     Outcome::ok(())
                 }
-            },
+            }),
         );
         {
             let mut walk = pin!(walk);
@@ -258,7 +258,7 @@ async fn trap_42_those_who_wait_are_woken_for_their_own_turn_only() {
             let walk = caller::run(
                 Arc::clone(&system.shared.context),
                 call_to(&[&target], MINUTE),
-                |_| async { Outcome::<(), ()>::ok(()) },
+                Attempts(|_| async { Outcome::<(), ()>::ok(()) }),
             );
             let mut walk = pin!(walk);
             let finished = poll_fn(|cx| {

@@ -5,7 +5,9 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::seen::Seen;
 use super::{Counts, ToolChoice, characters, pixels};
+use crate::capability::Feature;
 use crate::estimate;
 
 /// The fields of the outermost object, and the counts below it.
@@ -16,6 +18,7 @@ pub(super) struct Top<'de> {
     pub(super) stream: Option<&'de RawValue>,
     pub(super) max_tokens: Option<&'de RawValue>,
     pub(super) counts: Counts,
+    pub(super) seen: Seen,
     tool_uses: u64,
     tool_results: u64,
     /// What is known of the block that is being read.
@@ -53,6 +56,7 @@ impl<'de> Top<'de> {
             },
         )?;
         top.counts.round_trips = top.tool_results.min(top.tool_uses);
+        top.seen.ends();
         Ok(top)
     }
 
@@ -108,6 +112,7 @@ impl<'de> Node<'_, 'de> {
         if format.get() == "null" {
             return;
         }
+        self.top.seen.needs(Feature::JsonSchema);
         let counts = &mut self.top.counts;
         counts.formats += 1;
         let schema = to_u64(format.get().len());
@@ -115,16 +120,30 @@ impl<'de> Node<'_, 'de> {
     }
 
     fn cache_control(&mut self, mark: &RawValue) {
-        self.top.counts.cache_marked |= mark.get() != "null";
+        if mark.get() != "null" {
+            self.cache_marked();
+        }
+    }
+
+    const fn cache_marked(&mut self) {
+        self.top.counts.cache_marked = true;
+        self.top.seen.needs(Feature::PromptCaching);
     }
 
     fn tool(&mut self, tool: &str) {
         let counts = &mut self.top.counts;
         counts.tools += 1;
         counts.tool_definitions = counts.tool_definitions.saturating_add(to_u64(tool.len()));
-        // A client's own tool must have a schema.
-        counts.provider_tools += u64::from(!tool.contains("\"input_schema\""));
-        counts.cache_marked |= tool.contains("\"cache_control\"");
+        let is_own = is_own_tool(tool);
+        counts.provider_tools += u64::from(!is_own);
+        self.top.seen.needs(if is_own {
+            Feature::Tools
+        } else {
+            Feature::ServerTools
+        });
+        if tool.contains("\"cache_control\"") {
+            self.cache_marked();
+        }
     }
 
     fn top_field<A: MapAccess<'de>>(&mut self, key: Key, map: &mut A) -> Result<(), A::Error> {
@@ -148,11 +167,26 @@ impl<'de> Node<'_, 'de> {
             Key::Thinking => {
                 let asked: &RawValue = map.next_value()?;
                 self.top.counts.thinking = asked.get().contains("\"enabled\"");
+                self.top.seen.thinking(asked.get());
             }
             Key::McpServers => {
                 let servers: &RawValue = map.next_value()?;
-                let some = !matches!(servers.get(), "null" | "[]");
+                let some = self.top.seen.elsewhere(servers.get());
                 self.top.counts.provider_tools += u64::from(some);
+            }
+            Key::Container => {
+                let container: &RawValue = map.next_value()?;
+                self.top.seen.elsewhere(container.get());
+            }
+            Key::Temperature | Key::TopP | Key::TopK => {
+                let value: &RawValue = map.next_value()?;
+                let is_temperature = matches!(key, Key::Temperature);
+                self.top.seen.sampling(is_temperature, value.get());
+            }
+            Key::Speed => {
+                if map.next_value::<&RawValue>()?.get() == "\"fast\"" {
+                    self.top.seen.needs(Feature::FastMode);
+                }
             }
             _ => skip(map)?,
         }
@@ -175,18 +209,26 @@ impl<'de> Node<'_, 'de> {
                 let counts = &mut self.top.counts;
                 counts.tool_calls = counts.tool_calls.saturating_add(to_u64(raw.get().len()));
             }
-            Key::Type => match map.next_value::<&RawValue>()?.get() {
-                "\"tool_use\"" | "\"server_tool_use\"" | "\"mcp_tool_use\"" => {
-                    self.top.tool_uses += 1;
+            Key::Citations => {
+                let citations: &RawValue = map.next_value()?;
+                self.top.seen.citations(citations.get());
+            }
+            Key::Type => {
+                let kind = map.next_value::<&RawValue>()?.get();
+                self.top.seen.block(kind);
+                match kind {
+                    "\"tool_use\"" | "\"server_tool_use\"" | "\"mcp_tool_use\"" => {
+                        self.top.tool_uses += 1;
+                    }
+                    "\"tool_result\"" => {
+                        self.top.tool_results += 1;
+                        self.top.block.is = BlockKind::Result;
+                    }
+                    "\"image\"" => self.top.block.is = BlockKind::Image,
+                    "\"document\"" => self.top.block.is = BlockKind::Document,
+                    _ => {}
                 }
-                "\"tool_result\"" => {
-                    self.top.tool_results += 1;
-                    self.top.block.is = BlockKind::Result;
-                }
-                "\"image\"" => self.top.block.is = BlockKind::Image,
-                "\"document\"" => self.top.block.is = BlockKind::Document,
-                _ => {}
-            },
+            }
             _ => skip(map)?,
         }
         Ok(())
@@ -312,12 +354,16 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
                 }
             }
             Kind::Message => {
+                self.top.seen.message_begins();
+                let mut role: Option<&RawValue> = None;
                 while let Some(key) = map.next_key()? {
                     match key {
+                        Key::Role => role = Some(map.next_value()?),
                         Key::Content => map.next_value_seed(self.child(Kind::Content))?,
                         _ => skip(&mut map)?,
                     }
                 }
+                self.top.seen.message_ends(role.map(RawValue::get));
             }
             Kind::Block => self.block(&mut map)?,
             Kind::Source => self.source(&mut map)?,
@@ -326,7 +372,10 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
                     let value: &RawValue = map.next_value()?;
                     if matches!(key, Key::Type) {
                         self.top.counts.tool_choice = match value.get() {
-                            "\"any\"" | "\"tool\"" => ToolChoice::Forced,
+                            "\"any\"" | "\"tool\"" => {
+                                self.top.seen.needs(Feature::ForcedTools);
+                                ToolChoice::Forced
+                            }
                             _ => ToolChoice::Auto,
                         };
                     }
@@ -335,8 +384,12 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
             Kind::OutputConfig => {
                 while let Some(key) = map.next_key()? {
                     let value: &RawValue = map.next_value()?;
-                    if matches!(key, Key::Format) {
-                        self.format(value);
+                    match key {
+                        Key::Format => self.format(value),
+                        Key::Effort if value.get() != "null" => {
+                            self.top.seen.needs(Feature::Effort);
+                        }
+                        _ => {}
                     }
                 }
             }
@@ -428,7 +481,15 @@ enum Key {
     OutputConfig,
     OutputFormat,
     Format,
+    Effort,
     McpServers,
+    Container,
+    Temperature,
+    TopP,
+    TopK,
+    Speed,
+    Role,
+    Citations,
     #[serde(other)]
     Other,
 }
@@ -444,6 +505,11 @@ fn read<'de>(
 
 fn skip<'de, A: MapAccess<'de>>(map: &mut A) -> Result<(), A::Error> {
     map.next_value::<IgnoredAny>().map(|_| ())
+}
+
+/// A client's own tool must have a schema; the provider knows those of the others.
+pub(super) fn is_own_tool(definition: &str) -> bool {
+    definition.contains("\"input_schema\"")
 }
 
 /// Characters of text that are not in `cjk`.

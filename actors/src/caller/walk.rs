@@ -1,0 +1,468 @@
+//! One call on its way down its ladder, and up again when a rung lets calls pass.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::select_all;
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    Call, CallContext, CallReport, Finished, Operation, Place, Rung, rejected_by, rejected_for,
+    rejection,
+};
+use crate::breaker::{Bar, Knock, Ticket};
+use crate::error::{CallError, Rejected, Rejection};
+use crate::event::EventKind;
+use crate::limiter::{Lease, Reservation};
+use crate::permit::Permit;
+use crate::policy::ladder::{Cause, Kind, Ladder};
+use crate::policy::quota::Cost;
+use crate::policy::retry::{Decision, MoveOn};
+use crate::system::Target;
+use crate::verdict::Verdict;
+
+mod aside;
+
+/// Runs a call to its end.
+pub(crate) async fn run<O: Operation>(
+    context: Arc<CallContext>,
+    call: Call,
+    operation: O,
+) -> Finished<O::Answer, O::Error> {
+    let rules = call.rungs.iter().map(Rung::rules).collect();
+    let ladder = match Ladder::new(rules, call.retry.attempts()) {
+        Ok(ladder) => ladder,
+        Err(invalid) => {
+            return Finished {
+                result: Err(CallError::Invalid(invalid)),
+                report: CallReport::default(),
+            };
+        }
+    };
+    let now = Instant::now();
+    let until = call.deadline.min(now + call.patience);
+    let mut walk = Walk {
+        context,
+        began: now,
+        call,
+        ladder,
+        until,
+        report: CallReport::default(),
+        last: None,
+    };
+    let result = walk.walk(&operation).await;
+    Finished {
+        result,
+        report: walk.report,
+    }
+}
+
+/// One call on its way.
+pub(super) struct Walk<E> {
+    pub(super) context: Arc<CallContext>,
+    pub(super) call: Call,
+    pub(super) ladder: Ladder,
+    began: Instant,
+    /// Waits end here.
+    until: Instant,
+    pub(super) report: CallReport,
+    pub(super) last: Option<(E, Verdict)>,
+}
+
+/// How a call left a rung without an answer.
+pub(super) enum Left {
+    /// Nobody would answer it differently, or nobody is there any more.
+    GiveUp,
+    /// The call's time is over.
+    Late,
+    /// It may not pass at present; the breaker can be waited for.
+    Barred(Rejected, Cause),
+    /// It can't be served here; with the word for events.
+    Fell(Cause, &'static str),
+    Panicked(String),
+}
+
+/// A rung's turn.
+pub(super) struct Turn {
+    pub(super) rung: usize,
+    pub(super) target: Target,
+    pub(super) cost: Cost,
+    /// Its part of the call's time ends here.
+    pub(super) until: Instant,
+}
+
+impl<E: Send> Walk<E> {
+    async fn walk<O>(&mut self, operation: &O) -> Result<O::Answer, CallError<E>>
+    where
+        O: Operation<Error = E>,
+    {
+        let (mut ticket, mut cause) = (None, None);
+        loop {
+            let mut barred = Vec::new();
+            let mut passing = true;
+            while let Some(rung) = self.ladder.rung() {
+                if self.is_stand_in(rung) {
+                    if let Some(answer) = operation.stand_in(rung, cause).await {
+                        return Ok(self.stood_in(rung, answer));
+                    }
+                    let next = self.ladder.pass_by(cause);
+                    self.announce(rung, next, cause.map_or("nothing_there", Cause::as_str));
+                    continue;
+                }
+                let left = match self.on_rung(operation, rung, ticket.take()).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(left) => left,
+                };
+                let (why, word) = match left {
+                    Left::GiveUp => return Err(self.last_error()),
+                    Left::Panicked(message) => return Err(CallError::Panicked(message)),
+                    Left::Late => {
+                        passing = true;
+                        barred.clear();
+                        break;
+                    }
+                    Left::Barred(rejected, cause) => {
+                        barred.push(rung);
+                        let word = rejected.why.as_str();
+                        self.report.rejected = Some(rejected);
+                        (cause, word)
+                    }
+                    Left::Fell(cause, word) => (cause, word),
+                };
+                passing = is_passing(why);
+                self.fall(rung, why, word);
+                cause = Some(why);
+            }
+            barred.retain(|rung| self.ladder.is_open(*rung));
+            let waits = !barred.is_empty();
+            match Box::pin(self.first_to_open(&barred)).await {
+                Some((rung, passed)) => {
+                    self.ladder.stand_on(rung);
+                    ticket = Some(passed);
+                }
+                None if passing || waits => return self.last_resort(operation).await,
+                None => return Err(self.last_error()),
+            }
+        }
+    }
+
+    /// Makes attempts on one rung until it answers or the call leaves it.
+    async fn on_rung<O>(
+        &mut self,
+        operation: &O,
+        rung: usize,
+        mut ticket: Option<Ticket>,
+    ) -> Result<O::Answer, Left>
+    where
+        O: Operation<Error = E>,
+    {
+        let turn = self.turn(operation, rung).await?;
+        while self.ladder.may_attempt() {
+            if Instant::now() >= turn.until {
+                return Err(self.out_of_time(&turn.target));
+            }
+            let passed = match ticket.take() {
+                Some(passed) => passed,
+                None => self.pass(operation, &turn).await?,
+            };
+            let lease = self.reserve(&turn).await?;
+            if !passed.is_current() {
+                // The circuit changed during the wait; dropping both gives both back.
+                continue;
+            }
+            if self.report.attempts == 0
+                && let Some(hedge) = &self.call.hedge
+            {
+                hedge.budget.lock().on_call(turn.cost);
+            }
+            let counted = self.context.in_flight.enter();
+            let permit = Permit::new(turn.target.clone(), passed, lease, counted);
+            let was_probe = permit.is_probe();
+            let (result, verdict) = self.race(operation, &turn, permit).await?;
+            let error = match result {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            self.last = error.map(|error| (error, verdict));
+            if !was_probe {
+                self.ladder.count_attempt();
+            }
+            Box::pin(self.pause(&turn, &verdict, was_probe)).await?;
+        }
+        Err(Left::Fell(Cause::AttemptsSpent, "attempts_spent"))
+    }
+
+    /// What the call has of a rung.
+    async fn turn<O>(&mut self, operation: &O, rung: usize) -> Result<Turn, Left>
+    where
+        O: Operation<Error = E>,
+    {
+        let Some(at) = self.call.rungs.get_mut(rung) else {
+            return Err(Left::GiveUp);
+        };
+        let placed = match &at.place {
+            Place::Target(target, cost) => Some((target.clone(), *cost)),
+            Place::Later(_) => operation.place(rung).await,
+            Place::StandIn(_) => None,
+        };
+        let Some((target, cost)) = placed else {
+            return Err(Left::Fell(Cause::NotFound, "not_placed"));
+        };
+        let now = Instant::now();
+        let until = match at.rules.share {
+            Some(share) => {
+                let whole = self.call.deadline.saturating_duration_since(self.began);
+                self.call.deadline.min(now + whole.mul_f64(share))
+            }
+            None => self.call.deadline,
+        };
+        at.place = Place::Target(target.clone(), cost);
+        Ok(Turn {
+            rung,
+            target,
+            cost,
+            until,
+        })
+    }
+
+    /// Waits as long as the retry policy says, or leaves the rung.
+    async fn pause(&mut self, turn: &Turn, verdict: &Verdict, was_probe: bool) -> Result<(), Left> {
+        if verdict.overloaded && self.ladder.leads_to(Cause::Overloaded).is_some() {
+            return Err(Left::Fell(Cause::Overloaded, verdict.label));
+        }
+        let now = Instant::now();
+        let left = turn.until.saturating_duration_since(now);
+        let counted = self.ladder.attempts_made();
+        let decision =
+            self.call
+                .retry
+                .decide(verdict, counted, left, &mut *self.context.rng.lock());
+        match decision {
+            // A refusal stands where it was made, but another may be asked if the ladder says so.
+            Decision::GiveUp if verdict.cause() == Cause::Refused => {
+                Err(Left::Fell(Cause::Refused, verdict.label))
+            }
+            Decision::GiveUp => Err(Left::GiveUp),
+            Decision::MoveOn(MoveOn::NotHere) => Err(Left::Fell(verdict.cause(), verdict.label)),
+            Decision::MoveOn(why) => Err(Left::Fell(verdict.cause(), why.as_str())),
+            // A failed probe waits at the breaker, and longer than any backoff.
+            Decision::After(_) if was_probe => Ok(()),
+            Decision::After(_) if !self.ladder.may_attempt() => {
+                Err(Left::Fell(verdict.cause(), "attempts_spent"))
+            }
+            Decision::After(delay) => {
+                let until = now + delay;
+                let attempts = self.report.attempts;
+                self.context.events.emit(|| EventKind::Retrying {
+                    call: Arc::clone(&self.call.id),
+                    target: Arc::clone(turn.target.name()),
+                    attempts,
+                    verdict: *verdict,
+                    until,
+                });
+                sleep_until(until).await;
+                self.report.backed_off += delay;
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks the breaker. A probe is left to a small request where another rung can answer the call.
+    async fn pass<O>(&mut self, operation: &O, turn: &Turn) -> Result<Ticket, Left>
+    where
+        O: Operation<Error = E>,
+    {
+        let elsewhere = self.ladder.leads_to(Cause::BreakerOpen).is_some();
+        let knock = Knock {
+            call: Arc::clone(&self.call.id),
+            priority: self.call.priority,
+            again: self.call.continues || self.report.attempts > 0,
+            elsewhere,
+            until: Instant::now(),
+        };
+        match turn.target.breaker().knock(knock).await {
+            Ok(Ok(ticket)) if ticket.is_probe() && elsewhere && operation.probes(turn.rung) => {
+                self.probe_aside(operation, turn, ticket);
+                let why = Rejection::BreakerOpen;
+                let by = Some(Arc::clone(turn.target.name()));
+                let rejected = Rejected {
+                    why,
+                    by,
+                    retry_after: None,
+                };
+                Err(Left::Barred(rejected, Cause::BreakerOpen))
+            }
+            Ok(Ok(ticket)) => Ok(ticket),
+            Ok(Err(barred)) => {
+                let cause = match barred.why {
+                    Bar::Open | Bar::Full => Cause::BreakerOpen,
+                    Bar::Budget => Cause::AttemptsSpent,
+                };
+                Err(Left::Barred(rejected_by(&turn.target, barred), cause))
+            }
+            Err(unanswered) => {
+                let why = rejection(unanswered);
+                Err(self.refuse(why, &turn.target, Cause::BreakerOpen))
+            }
+        }
+    }
+
+    async fn reserve(&mut self, turn: &Turn) -> Result<Option<(Lease, Cost)>, Left> {
+        let Some(limiter) = turn.target.limiter() else {
+            return Ok(None);
+        };
+        let asked = Instant::now();
+        let useful = self.useful_time(&turn.target);
+        let reservation = Reservation {
+            call: Arc::clone(&self.call.id),
+            cost: turn.cost,
+            priority: self.call.priority,
+            tenant: self.call.tenant.clone(),
+            until: self
+                .until
+                .min(turn.until.checked_sub(useful).unwrap_or(asked)),
+            expires: self.call.held_until,
+        };
+        let answer = limiter.reserve(reservation).await;
+        self.report.queued += asked.elapsed();
+        match answer {
+            Ok(Ok(lease)) => Ok(Some((lease, turn.cost))),
+            Ok(Err(exhausted)) => {
+                let rejected = rejected_for(limiter.name(), exhausted);
+                let why = rejected.why;
+                self.report.rejected = Some(rejected);
+                Err(Left::Fell(Cause::Quota, why.as_str()))
+            }
+            Err(unanswered) => {
+                let why = rejection(unanswered);
+                Err(self.refuse(why, &turn.target, Cause::Quota))
+            }
+        }
+    }
+
+    /// The time that an attempt needs to have a good chance: twice what is usual there.
+    fn useful_time(&self, target: &Target) -> Duration {
+        target
+            .breaker()
+            .typical()
+            .saturating_mul(2)
+            .max(self.call.retry.min_useful())
+    }
+
+    /// Waits for whichever of these rungs lets the call pass first.
+    async fn first_to_open(&mut self, barred: &[usize]) -> Option<(usize, Ticket)> {
+        if self.ladder.attempts_left() == 0 {
+            return None;
+        }
+        let mut until = self.until;
+        let began = Instant::now();
+        let mut asks = Vec::new();
+        for &rung in barred {
+            let Some(Place::Target(target, _)) = self.call.rungs.get(rung).map(|at| &at.place)
+            else {
+                continue;
+            };
+            let target = target.clone();
+            let useful = self.useful_time(&target);
+            until = until.min(self.call.deadline.checked_sub(useful).unwrap_or(began));
+            let knock = Knock {
+                call: Arc::clone(&self.call.id),
+                priority: self.call.priority,
+                again: self.call.continues || self.report.attempts > 0,
+                elsewhere: false,
+                until,
+            };
+            let ask = async move {
+                let answer = target.breaker().knock(knock).await;
+                (rung, target, answer)
+            };
+            asks.push(ask.boxed());
+        }
+        let mut passed = None;
+        while !asks.is_empty() && until > began {
+            let ((rung, target, answer), _, others) = select_all(asks).await;
+            match answer {
+                Ok(Ok(ticket)) => {
+                    passed = Some((rung, ticket));
+                    break;
+                }
+                Ok(Err(barred)) => self.report.rejected = Some(rejected_by(&target, barred)),
+                Err(_) => {}
+            }
+            asks = others;
+        }
+        self.report.queued += began.elapsed();
+        passed
+    }
+
+    /// Asks those who answer when nobody else does.
+    async fn last_resort<O>(&mut self, operation: &O) -> Result<O::Answer, CallError<E>>
+    where
+        O: Operation<Error = E>,
+    {
+        let rungs: Vec<usize> = self.ladder.last_resorts().collect();
+        for rung in rungs {
+            let cause = Some(Cause::LastResort);
+            if let Some(answer) = operation.stand_in(rung, cause).await {
+                self.report.cause = cause;
+                self.announce(rung, Some(rung), Cause::LastResort.as_str());
+                return Ok(self.stood_in(rung, answer));
+            }
+        }
+        Err(self.last_error())
+    }
+
+    fn is_stand_in(&self, rung: usize) -> bool {
+        let rules = self.ladder.rules(rung);
+        rules.is_some_and(|rules| rules.kind == Kind::StandIn)
+    }
+
+    fn stood_in<T>(&mut self, rung: usize, answer: T) -> T {
+        self.report.rung = rung;
+        self.report.stood_in = true;
+        answer
+    }
+
+    /// Says that the call's time on a target is over: all of it, or the rung's part.
+    pub(super) fn out_of_time(&mut self, target: &Target) -> Left {
+        if Instant::now() < self.call.deadline {
+            return Left::Fell(Cause::AttemptsSpent, "share_spent");
+        }
+        self.refuse(Rejection::DeadlinePassed, target, Cause::LastResort)
+    }
+
+    fn refuse(&mut self, why: Rejection, target: &Target, cause: Cause) -> Left {
+        self.report.rejected = Some(Rejected {
+            why,
+            by: Some(Arc::clone(target.name())),
+            retry_after: None,
+        });
+        match why {
+            Rejection::DeadlinePassed => Left::Late,
+            Rejection::Stopped | Rejection::Draining => Left::GiveUp,
+            _ => Left::Fell(cause, why.as_str()),
+        }
+    }
+
+    /// The provider's own last word, or the refusal that kept the call from having one.
+    fn last_error(&mut self) -> CallError<E> {
+        match self.last.take() {
+            Some((error, verdict)) => CallError::Failed { error, verdict },
+            None => CallError::Refused(
+                self.report
+                    .rejected
+                    .clone()
+                    .unwrap_or(Rejected::new(Rejection::DeadlinePassed)),
+            ),
+        }
+    }
+}
+
+/// Whether a cause may be gone after a while.
+const fn is_passing(cause: Cause) -> bool {
+    matches!(
+        cause,
+        Cause::BreakerOpen | Cause::Quota | Cause::AttemptsSpent | Cause::Overloaded
+    )
+}

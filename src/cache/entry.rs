@@ -1,0 +1,260 @@
+//! An answer that is kept: one whole message, in whichever form it came.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::admit::{self, Unfit};
+use super::replay;
+use crate::message::Assembler;
+use crate::provider::anthropic::stream::{End, Seen, StreamWatch};
+use crate::provider::anthropic::usage::{Tokens, Usage};
+use crate::transport::sse::SseDecoder;
+
+/// Headers of an answer that are true of it later too. Others speak of a quota, a date or an
+/// organisation.
+const KEPT: [HeaderName; 2] = [CONTENT_TYPE, HeaderName::from_static("request-id")];
+
+/// Memory of an entry beside its bytes: its own fields, and those of the map that finds it, orders it
+/// and counts it. Measured as 330 for the two together, rounded up.
+const OVERHEAD: usize = 384;
+
+/// Events of a message take up to so many times its own bytes: each brings a word or two in a
+/// hundred bytes of its own.
+const EVENTS_OF_A_MESSAGE: usize = 64;
+
+/// An answer that is kept. Its bytes are its own: nothing else stays in memory with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    body: Bytes,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    model: Option<Arc<str>>,
+    tokens: Tokens,
+    stored_at: Timestamp,
+}
+
+/// An answer as it goes out again.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Replay {
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// The body, or all events.
+    pub body: Bytes,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    stop_reason: Option<String>,
+    #[serde(default)]
+    usage: Option<Usage>,
+    #[serde(rename = "content")]
+    _content: Vec<serde::de::IgnoredAny>,
+}
+
+impl Entry {
+    /// An answer that came whole, `now`. `largest` bounds its body, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not to be kept.
+    pub fn of_body(
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &[u8],
+        (now, largest): (Timestamp, usize),
+    ) -> Result<Self, Unfit> {
+        admit::status(status)?;
+        admit::size(body.len(), largest)?;
+        let head: Head = serde_json::from_slice(body).map_err(|_| Unfit::Unreadable)?;
+        if head.kind != "message" || !replay::is_readable(body) {
+            return Err(Unfit::Unreadable);
+        }
+        admit::stop_reason(head.stop_reason.as_deref())?;
+        let kept = KEPT.into_iter().filter_map(|name| {
+            // A header's value is a view into the bytes that it came in.
+            let value = HeaderValue::from_bytes(headers.get(&name)?.as_bytes()).ok()?;
+            Some((name, value))
+        });
+        Ok(Self {
+            body: Bytes::copy_from_slice(body),
+            headers: kept.collect(),
+            model: head.model.map(Arc::from),
+            tokens: head.usage.unwrap_or_default().billed(),
+            stored_at: now,
+        })
+    }
+
+    /// An answer that came as a stream. `events` are all of its bytes, cut anywhere.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not to be kept.
+    pub fn of_events<'a>(
+        status: StatusCode,
+        headers: &HeaderMap,
+        events: impl IntoIterator<Item = &'a [u8]>,
+        (now, largest): (Timestamp, usize),
+    ) -> Result<Self, Unfit> {
+        admit::status(status)?;
+        let body = assembled(events, now)?;
+        let mut kept = HeaderMap::new();
+        for name in KEPT.into_iter().filter(|name| *name != CONTENT_TYPE) {
+            if let Some(value) = headers.get(&name) {
+                kept.insert(name, value.clone());
+            }
+        }
+        kept.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Self::of_body(status, &kept, &body, (now, largest))
+    }
+
+    /// The answer as it was, or as a valid stream of events.
+    #[must_use]
+    pub fn replay(&self, as_stream: bool) -> Replay {
+        let mut headers: HeaderMap = self.headers.iter().cloned().collect();
+        if !as_stream {
+            return Replay {
+                headers,
+                body: self.body.clone(),
+            };
+        }
+        let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
+        headers.insert(CONTENT_TYPE, kind);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        Replay {
+            headers,
+            // `of_body` has read it once.
+            body: replay::events(&self.body).unwrap_or_default(),
+        }
+    }
+
+    /// The message, as a whole body.
+    #[must_use]
+    pub const fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Its headers that are kept.
+    pub(super) fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.headers
+    }
+
+    /// The model that wrote it, as it named itself.
+    #[must_use]
+    pub const fn model(&self) -> Option<&Arc<str>> {
+        self.model.as_ref()
+    }
+
+    /// What was billed for it when it was written: what serving it again saves.
+    #[must_use]
+    pub const fn tokens(&self) -> Tokens {
+        self.tokens
+    }
+
+    /// When it came.
+    #[must_use]
+    pub const fn stored_at(&self) -> Timestamp {
+        self.stored_at
+    }
+
+    /// What it takes in memory, in bytes, its key and the map's own part included.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(_, value)| value.len()).sum();
+        let model = self.model.as_ref().map_or(0, |model| model.len());
+        let pairs = self.headers.capacity() * size_of::<(HeaderName, HeaderValue)>();
+        self.body.len() + headers + pairs + model + OVERHEAD
+    }
+}
+
+/// The message that a whole stream brought, as a body that is not streamed.
+fn assembled<'a>(
+    events: impl IntoIterator<Item = &'a [u8]>,
+    now: Timestamp,
+) -> Result<Vec<u8>, Unfit> {
+    let mut assembler = Assembler::new();
+    let mut watch = StreamWatch::new();
+    let mut decoder = SseDecoder::new();
+    for chunk in events {
+        let pushed = decoder.push(chunk, |frame| {
+            // What comes behind the last event is no part of the message.
+            if !watch.is_stopped() && watch.see(frame, now) != Seen::Ping {
+                assembler.push(frame.data);
+            }
+        });
+        pushed.map_err(|_| Unfit::TooLarge)?;
+    }
+    match watch.end() {
+        End::Complete => assembler.into_body().ok_or(Unfit::Unreadable),
+        End::Malformed(_) => Err(Unfit::Unreadable),
+        End::Failed | End::Truncated => Err(Unfit::Incomplete),
+    }
+}
+
+/// Listens to a stream on its way to the caller, so that it can be kept when it has ended well.
+#[derive(Debug)]
+pub struct Recording {
+    status: StatusCode,
+    headers: HeaderMap,
+    events: Vec<Bytes>,
+    bytes: usize,
+    largest: usize,
+}
+
+impl Recording {
+    /// An answer that begins with these headers. `largest` bounds the message, in bytes; what is held
+    /// until it is put together may be up to 64 times as much.
+    #[must_use]
+    pub fn new(status: StatusCode, headers: &HeaderMap, largest: usize) -> Self {
+        let kept = KEPT.into_iter().filter_map(|name| {
+            let value = headers.get(&name)?.clone();
+            Some((name, value))
+        });
+        Self {
+            status,
+            headers: kept.collect(),
+            events: Vec::new(),
+            bytes: 0,
+            largest,
+        }
+    }
+
+    /// Hears what goes to the caller.
+    pub fn hear(&mut self, events: &Bytes) {
+        self.bytes = self.bytes.saturating_add(events.len());
+        if self.is_too_large() {
+            self.events = Vec::new();
+        } else {
+            self.events.push(events.clone());
+        }
+    }
+
+    fn is_too_large(&self) -> bool {
+        self.bytes > self.largest.saturating_mul(EVENTS_OF_A_MESSAGE)
+    }
+
+    /// The stream has ended.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not to be kept.
+    pub fn finish(self, now: Timestamp) -> Result<Entry, Unfit> {
+        if self.is_too_large() {
+            return Err(Unfit::TooLarge);
+        }
+        let events = self.events.iter().map(|events| &**events);
+        Entry::of_events(self.status, &self.headers, events, (now, self.largest))
+    }
+}
+
+#[cfg(test)]
+mod tests;
