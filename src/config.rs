@@ -24,8 +24,8 @@ pub use self::gateway::{ClientKey, ClientLimits, Gateway, LogFormat, LogLevel};
 pub use self::organization::Organization;
 pub use self::problem::{ConfigError, Position, Problem};
 pub use self::route::{
-    BreakerSettings, CacheSettings, HedgeOn, HedgeSettings, ModelPattern, OnDisconnect, Place,
-    RetrySettings, Route, Rung,
+    BreakerSettings, CacheSettings, HedgeOn, HedgeSettings, InvalidTemplate, ModelPattern,
+    OnDisconnect, Place, RetrySettings, Route, Rung, Template, Variables,
 };
 pub use self::target::{ApiKey, Credential, KeyOrigin, Provider, QuotaSettings, Target};
 pub use self::tenant::Tenants;
@@ -123,7 +123,7 @@ impl Config {
         };
         let organization = organization::read(top.section("organization"), &keys, flags);
         let mut targets = target::read_all(&top, &quotas, &keys, flags);
-        let routes = route::read_all(&top, &mut targets, flags);
+        let routes = route::read_all(&top, &mut targets, flags, file.parent());
         let used = routes.values().any(|route| route.cache.is_some());
         let cache = cache::read(top.section("cache"), file.parent(), used);
         top.close();

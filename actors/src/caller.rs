@@ -168,14 +168,13 @@ pub trait Operation: Send + Sync {
         std::future::ready(Err(Cause::NotFound))
     }
 
-    /// Answers without an attempt, or has nothing to say. `cause` is why the call has come to it;
-    /// none: it was the first to be asked.
+    /// Answers without an attempt, or has nothing to say.
     fn stand_in(
         &self,
         rung: usize,
-        cause: Option<Cause>,
+        occasion: Occasion,
     ) -> impl Future<Output = Option<Self::Answer>> + Send {
-        let _ = (rung, cause);
+        let _ = (rung, occasion);
         std::future::ready(None)
     }
 
@@ -198,6 +197,16 @@ pub trait Operation: Send + Sync {
         let _ = rung;
         false
     }
+}
+
+/// Why a call has come to a rung that makes no attempts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Occasion {
+    /// Why the rung above was left; none: this was the first to be asked.
+    pub cause: Option<Cause>,
+    /// Until the rungs above may answer again, as far as is known.
+    pub retry_after: Option<Duration>,
 }
 
 /// An operation that makes attempts and nothing else.

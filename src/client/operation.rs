@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
-use seawall_actors::caller::{Attempt, Operation, Outcome};
+use seawall_actors::caller::{Attempt, Occasion, Operation, Outcome};
 use seawall_actors::policy::ladder::Cause;
 use seawall_actors::policy::quota::Cost;
 use seawall_actors::system::Target;
@@ -39,9 +39,9 @@ impl Operation for CallOperation {
     fn stand_in(
         &self,
         rung: usize,
-        cause: Option<Cause>,
+        occasion: Occasion,
     ) -> impl Future<Output = Option<Answer>> + Send {
-        self.at_hand(rung, cause).boxed()
+        self.at_hand(rung, occasion).boxed()
     }
 
     fn usually_within(&self, rung: usize) -> Option<Duration> {
@@ -63,11 +63,11 @@ impl Operation for CallOperation {
 }
 
 impl CallOperation {
-    async fn at_hand(&self, rung: usize, cause: Option<Cause>) -> Option<Answer> {
+    async fn at_hand(&self, rung: usize, occasion: Occasion) -> Option<Answer> {
         let exchange = &self.exchange;
         match exchange.rungs.place(rung)? {
             Place::Cache => {
-                let hit = exchange.kept.as_ref()?.find(cause).await?;
+                let hit = exchange.kept.as_ref()?.find(occasion.cause).await?;
                 let replay = hit.entry.replay(exchange.is_stream());
                 Some(Answer {
                     status: StatusCode::OK,
@@ -82,8 +82,8 @@ impl CallOperation {
             }
             Place::Static => {
                 let routes = &self.seawall.shared.config.routes;
-                let text = routes.get(&*exchange.route)?.static_text.as_deref()?;
-                Some(fixed::answer(exchange, text))
+                let template = routes.get(&*exchange.route)?.static_text.as_ref()?;
+                Some(fixed::answer(exchange, template, occasion))
             }
             Place::Target(_) => None,
         }

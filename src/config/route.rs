@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -19,11 +20,13 @@ mod grant;
 mod hedge;
 mod ladder;
 mod stagger;
+mod template;
 mod time;
 
 pub use cache::CacheSettings;
 pub use hedge::{HedgeOn, HedgeSettings};
 pub use ladder::{Place, Rung};
+pub use template::{InvalidTemplate, Template, Variables};
 
 use cache::read_cache;
 use clocks::{read_delivery, read_retry, read_timeouts, read_wait};
@@ -31,6 +34,7 @@ use grant::{Said, Wishes, grant};
 use hedge::read_hedge;
 use ladder::{Surroundings, add_fallbacks, read_ladder};
 use stagger::read_stagger;
+use template::read_static;
 use time::check_time;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -73,7 +77,7 @@ pub struct Route {
     /// What its cache keeps; there exactly when the ladder has one.
     pub cache: Option<CacheSettings>,
     /// The answer of the static rung; there exactly when the ladder has one.
-    pub static_text: Option<String>,
+    pub static_text: Option<Template>,
 }
 
 impl Route {
@@ -209,6 +213,7 @@ pub(super) fn read_all(
     top: &Section<'_>,
     targets: &mut BTreeMap<String, Target>,
     flags: &Overrides,
+    beside: Option<&Path>,
 ) -> BTreeMap<String, Route> {
     let mut sections = top.named_sections("routes");
     if !sections.iter().any(|(name, _)| name == DEFAULT_ROUTE) {
@@ -217,7 +222,7 @@ pub(super) fn read_all(
     let mut routes: BTreeMap<String, Route> = BTreeMap::new();
     let mut said: Said = BTreeMap::new();
     for (name, section) in sections {
-        let (route, wishes) = read(&section, name, targets);
+        let (route, wishes) = read(&section, name, targets, beside);
         for rung in &route.ladder {
             if let Some(target) = rung.place.target()
                 && let Some(settings) = targets.get_mut(target)
@@ -260,6 +265,7 @@ fn read(
     section: &Section<'_>,
     name: String,
     targets: &BTreeMap<String, Target>,
+    beside: Option<&Path>,
 ) -> (Route, Wishes) {
     check_name(section, "route", &name);
     let profile = section
@@ -278,7 +284,7 @@ fn read(
         budget,
     };
     breaker.close();
-    let static_text = read_static(section);
+    let static_text = read_static(section, beside);
     let around = Surroundings {
         route: &name,
         targets,
@@ -326,26 +332,4 @@ fn read_models(section: &Section<'_>, route: &str) -> Vec<ModelPattern> {
         }
     };
     items.into_iter().filter_map(read).collect()
-}
-
-fn read_static(section: &Section<'_>) -> Option<String> {
-    let answer = section.section("static");
-    let text = answer.parsed("text", |text| {
-        if text.trim().is_empty() {
-            Err("an empty answer helps nobody: write what the reader should know")
-        } else {
-            Ok(text.to_owned())
-        }
-    });
-    if answer.is_present() && !answer.has("text") {
-        section.doc().refuse(
-            answer.span(),
-            format!(
-                "`{}` needs its text: {{ text = \"…\" }}",
-                section.name("static")
-            ),
-        );
-    }
-    answer.close();
-    text.map(Spanned::into_inner)
 }

@@ -7,6 +7,7 @@ use super::*;
 use crate::profile::Profile;
 
 mod cache;
+mod fixed;
 mod ladder;
 mod route;
 

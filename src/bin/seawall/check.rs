@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use seawall::config::{
     ClientKey, Config, ConfigError, Credential, Delivery, OnDisconnect, Place, Problem,
-    QuotaSettings, Route, Rung, Target,
+    QuotaSettings, Route, Rung, Target, Template,
 };
 use serde_json::{Value, json};
 
@@ -138,7 +138,7 @@ fn rung_in_words(config: &Config, route: &Route, rung: &Rung) -> String {
         if rung.place == Place::Cache {
             return "an answer that the same request got before".to_owned();
         }
-        let text = route.static_text.as_deref().unwrap_or_default();
+        let text = route.static_text.as_ref().map_or("", Template::source);
         return format!("the fixed answer {text:?}");
     };
     let model = target.model.as_deref().unwrap_or("the caller's model");
@@ -356,7 +356,7 @@ fn route_as_json(route: &Route) -> Value {
             "cap_ms": millis(retry.cap),
             "longest_wait_ms": millis(retry.longest_wait()),
         },
-        "static": route.static_text,
+        "static": route.static_text.as_ref().map(Template::source),
     })
 }
 

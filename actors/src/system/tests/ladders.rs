@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::caller::{Hedge, HedgeOn, Operation, Place};
+use crate::caller::{Hedge, HedgeOn, Occasion, Operation, Place};
 use crate::policy::backoff::Backoff;
 use crate::policy::hedge::HedgeBudget;
 use crate::policy::ladder::{Cause, Causes, Rules};
@@ -67,8 +67,8 @@ impl Operation for Played {
         Ok((target, Cost::ZERO))
     }
 
-    async fn stand_in(&self, rung: usize, cause: Option<Cause>) -> Option<&'static str> {
-        self.asked.lock().push((rung, cause));
+    async fn stand_in(&self, rung: usize, occasion: Occasion) -> Option<&'static str> {
+        self.asked.lock().push((rung, occasion.cause));
         self.stand_in
     }
 
