@@ -13,8 +13,8 @@ mod fit;
 mod needs;
 
 pub use feature::{Feature, Features, UnknownFeature};
-pub(crate) use fit::scaled;
 pub use fit::{Fit, LEAST_ANSWER, Misfit, fit};
+pub(crate) use fit::{UNREAD, scaled};
 pub use needs::Needs;
 pub(crate) use needs::{Trait, is_another};
 

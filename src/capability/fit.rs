@@ -6,6 +6,9 @@ use super::{Capabilities, Feature, Features, Needs, Trait};
 /// smallest budget that a model thinks with.
 pub const LEAST_ANSWER: u64 = 1_024;
 
+/// What is odd about a body whose needs are not known.
+pub(crate) const UNREAD: &str = "what it needs could not be read";
+
 /// What must change in a request before a target takes it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -101,13 +104,11 @@ pub fn fit(
     lossy: Features,
 ) -> Result<Fit, Misfit> {
     if needs.has(Trait::Unread) && needs.has(Trait::Moved) {
-        return Err(Misfit::Unreadable {
-            what: "it could not be read to its end",
-        });
+        return Err(Misfit::Unreadable { what: UNREAD });
     }
     let allowed = lossy.with_parts().with(Feature::ThinkingBlocks);
     let asked = needs.lost_to(target.features, target.refuses);
-    let mut losses = needs.with_thoughts_lost(asked);
+    let mut losses = needs.with_consequences(asked);
     let missing = losses.minus(allowed);
     if !missing.is_empty() {
         return Err(Misfit::Cannot { missing });
@@ -126,7 +127,7 @@ pub fn fit(
                     missing: Feature::Thinking.into(),
                 });
             }
-            losses = needs.with_thoughts_lost(losses.with(Feature::Thinking));
+            losses = needs.with_consequences(losses.with(Feature::Thinking));
         }
     }
     Ok(Fit { losses, max_tokens })
@@ -187,24 +188,29 @@ const BEFORE_THOUGHTS: Features = Features::NONE
     .with(Feature::TextCitations);
 
 impl Needs {
-    /// What gets lost when `lost` does: the thinking of earlier turns with the model or the text that
-    /// it is bound to, and new thinking with a budget where that would have to go on from it.
-    pub(crate) fn with_thoughts_lost(&self, lost: Features) -> Features {
+    /// What else gets lost when `lost` does.
+    ///
+    /// The thinking of earlier turns goes with the model or the text that it is bound to, and new
+    /// thinking with a budget where it would have to go on from that. A paused turn without the tools
+    /// that it was paused in is only words that an answer would go on from.
+    pub(crate) fn with_consequences(&self, mut lost: Features) -> Features {
+        if self.has(Trait::Paused) && lost.contains(Feature::ServerTools) {
+            lost.insert(Feature::Prefill);
+        }
         let unbound = self.has(Trait::Moved)
             || lost.contains(Feature::Thinking)
             || lost.intersects(BEFORE_THOUGHTS);
-        if !self.features.contains(Feature::ThinkingBlocks)
-            || !(unbound || lost.contains(Feature::ThinkingBlocks))
+        if self.features.contains(Feature::ThinkingBlocks)
+            && (unbound || lost.contains(Feature::ThinkingBlocks))
         {
-            return lost;
+            lost.insert(Feature::ThinkingBlocks);
+            // The API refuses a budget where a turn that called tools does not begin with thinking;
+            // with adaptive thinking it does not look, nor where the calls have become text.
+            let calls = self.has(Trait::Paused) || !lost.contains(Feature::Tools);
+            if calls && self.has(Trait::OpenThought) && self.has(Trait::ThinkingBudget) {
+                lost.insert(Feature::Thinking);
+            }
         }
-        let lost = lost.with(Feature::ThinkingBlocks);
-        // The API refuses a budget where a turn that called tools does not begin with thinking; with
-        // adaptive thinking it does not look.
-        if self.has(Trait::OpenThought) && self.has(Trait::ThinkingBudget) {
-            lost.with(Feature::Thinking)
-        } else {
-            lost
-        }
+        lost
     }
 }

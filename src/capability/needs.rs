@@ -29,7 +29,7 @@ impl Needs {
     }
 
     /// Whether the features are known. They are not where the body, though JSON, could not be read
-    /// to its end.
+    /// to its end, or writes the kind of a block with escapes.
     #[must_use]
     pub const fn are_known(&self) -> bool {
         !self.traits.contains(Trait::Unread)
@@ -45,7 +45,7 @@ pub(crate) fn is_another(from: Option<&str>, to: Option<&str>) -> bool {
     match (from, to) {
         (_, None) => false,
         (None, Some(_)) => true,
-        (Some(from), Some(to)) => plain_model(from) != plain_model(to),
+        (Some(from), Some(to)) => from != to && plain_model(from) != plain_model(to),
     }
 }
 
@@ -58,9 +58,12 @@ pub(crate) enum Trait {
     ThinkingBudget,
     /// A sampling parameter has another value than its default.
     TunedSampling,
-    /// The request ends in the results of tools, called in a turn that began with thinking.
+    /// The request ends in a turn that is to go on, after the results of tools or a pause, and that
+    /// began with thinking.
     OpenThought,
-    /// The body could not be read to its end.
+    /// The request ends in a turn of the assistant that the provider paused.
+    Paused,
+    /// The body could not be read to its end, or has words that may hide something.
     Unread,
     /// Another model is to answer than the one that the conversation was with.
     Moved,

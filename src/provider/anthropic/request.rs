@@ -17,6 +17,7 @@ mod count;
 mod counting;
 mod pixels;
 mod seen;
+mod shallow;
 
 use count::{Top, to_u64};
 pub use counting::{counted, counting_body};

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::count::is_own_tool;
 use super::{RequestView, splice_model};
-use crate::capability::{Feature, Features, Fit, Misfit, Trait, scaled};
+use crate::capability::{Feature, Features, Fit, Misfit, Trait, UNREAD, scaled};
 
 mod content;
 mod members;
@@ -47,8 +47,12 @@ pub fn adapt(
     fit: &Fit,
 ) -> Result<Adapted, Misfit> {
     let needs = view.needs.moved(from, to);
-    let mut planned = needs.with_thoughts_lost(fit.losses.minus(Feature::MaxTokens.into()));
-    planned = planned.minus(planned.minus(needs.features));
+    let mut planned = needs.with_consequences(fit.losses.minus(Feature::MaxTokens.into()));
+    let mut there = needs.features;
+    if needs.has(Trait::Paused) {
+        there.insert(Feature::Prefill);
+    }
+    planned = planned.minus(planned.minus(there));
     let shorter = fit.max_tokens.filter(|_| view.max_tokens.is_some());
     if planned.is_empty() && shorter.is_none() {
         let body = to.map_or_else(|| body.clone(), |to| splice_model(body, view, to));
@@ -58,7 +62,7 @@ pub fn adapt(
         });
     }
     if needs.has(Trait::Unread) {
-        return Err(odd("it could not be read to its end"));
+        return Err(odd(UNREAD));
     }
     let mut rewrite = Rewrite {
         planned,

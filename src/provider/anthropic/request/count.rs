@@ -6,6 +6,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use super::seen::Seen;
+use super::shallow::Shallow;
 use super::{Counts, ToolChoice, characters, pixels};
 use crate::capability::Feature;
 use crate::estimate;
@@ -63,7 +64,7 @@ impl<'de> Top<'de> {
     /// Reads the outermost fields of whatever is JSON at all, and counts nothing.
     pub(super) fn read_shallow(body: &'de [u8]) -> Result<Self, serde_json::Error> {
         let mut top = Self::default();
-        read(body, Shallow { top: &mut top })?;
+        read(body, Shallow(&mut top))?;
         Ok(top)
     }
 }
@@ -423,45 +424,10 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
     }
 }
 
-/// The outermost fields alone. Values are only split off, so that any that is JSON at all passes.
-struct Shallow<'t, 'de> {
-    top: &'t mut Top<'de>,
-}
-
-impl<'de> DeserializeSeed<'de> for Shallow<'_, 'de> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Shallow<'_, 'de> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        self.top.is_object = true;
-        while let Some(key) = map.next_key()? {
-            let value: &RawValue = map.next_value()?;
-            match key {
-                Key::Model => self.top.model = Some(value),
-                Key::Stream => self.top.stream = Some(value),
-                Key::MaxTokens => self.top.max_tokens = Some(value),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-}
-
 /// The keys that mean something somewhere.
 #[derive(Clone, Copy, serde::Deserialize)]
 #[serde(field_identifier, rename_all = "snake_case")]
-enum Key {
+pub(super) enum Key {
     Model,
     Stream,
     MaxTokens,

@@ -10,6 +10,8 @@ pub(super) struct Seen {
     pub(super) found: Needs,
     /// What the message at hand holds: documents, cited text, results of tools, thinking.
     message: Features,
+    /// The message at hand holds blocks that a provider makes when it pauses.
+    pauses: bool,
     last: Role,
     /// The last message of the user that is no mere result of tools has thinking behind it.
     thought: bool,
@@ -87,10 +89,19 @@ impl Seen {
             "\"image\"" => self.needs(Feature::Images),
             "\"document\"" => self.holds(Feature::Documents),
             "\"thinking\"" | "\"redacted_thinking\"" => self.holds(Feature::ThinkingBlocks),
+            "\"compaction\"" => self.pauses = true,
             other if is_of_server_tool(other.trim_matches('"')) => {
                 self.needs(Feature::ServerTools);
+                self.pauses = true;
             }
-            _ => {}
+            other => self.may_hide(other),
+        }
+    }
+
+    /// A word that is written with escapes may be any: what it means is not read here.
+    fn may_hide(&mut self, word: &str) {
+        if word.contains('\\') {
+            self.found.traits.insert(Trait::Unread);
         }
     }
 
@@ -109,6 +120,7 @@ impl Seen {
 
     pub(super) const fn message_begins(&mut self) {
         self.message = Features::NONE;
+        self.pauses = false;
     }
 
     pub(super) fn message_ends(&mut self, role: Option<&str>) {
@@ -129,16 +141,24 @@ impl Seen {
                 self.thought &= self.results;
                 self.last = Role::User;
             }
-            _ => self.last = Role::Other,
+            other => {
+                other.into_iter().for_each(|role| self.may_hide(role));
+                self.last = Role::Other;
+            }
         }
     }
 
     /// The whole body was read.
     pub(super) fn ends(&mut self) {
-        if self.last == Role::Assistant {
+        let at_assistant = self.last == Role::Assistant;
+        // A turn that the provider paused is sent back as it came.
+        let paused = at_assistant && self.pauses;
+        if paused {
+            self.found.traits.insert(Trait::Paused);
+        } else if at_assistant {
             self.needs(Feature::Prefill);
         }
-        if self.results && self.thought {
+        if self.thought && (self.results || paused) {
             self.found.traits.insert(Trait::OpenThought);
         }
     }

@@ -97,11 +97,10 @@ impl Content {
             messages.push((message, Message::read(message)?));
         }
         if prefill {
-            while messages
-                .pop_if(|(_, m)| m.role == Role::Assistant)
-                .is_some()
-            {
+            while let Some((raw, last)) = messages.pop_if(|(_, m)| m.role == Role::Assistant) {
                 self.done.insert(Feature::Prefill);
+                // What is in it gets lost as well.
+                self.message(raw, last, true)?;
             }
             if messages.is_empty() {
                 return Err(Misfit::Nothing {

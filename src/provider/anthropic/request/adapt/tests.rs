@@ -2,7 +2,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::{Adapted, adapt};
-use crate::capability::{Feature, Features, Fit, Misfit};
+use crate::capability::{Capabilities, Feature, Features, Fit, Misfit, fit};
 use crate::provider::anthropic::request::RequestView;
 
 mod noise;
@@ -355,5 +355,55 @@ fn a_body_that_cannot_be_understood_is_refused() {
     ] {
         let refused = adapted(&odd, (None, None), Feature::Images.into(), None);
         assert_eq!(refused.expect_err(&odd).as_str(), "unreadable", "{odd}");
+    }
+}
+
+#[test]
+fn a_paused_turn_is_no_prefill_until_its_tools_are_lost() {
+    let user = r#"{"role":"user","content":"?"}"#;
+    let call = r#"{"type":"server_tool_use","id":"s","name":"web_search","input":{}}"#;
+    let paused = messages(&format!(
+        r#"{user},{{"role":"assistant","content":[{{"type":"text","text":"I look."}},{call}]}}"#
+    ));
+    let view = RequestView::parse(&Bytes::from(paused.clone())).expect("a view");
+    assert_eq!(view.needs.features, Feature::ServerTools.into());
+    let (seen, losses) = without(Feature::ServerTools, &paused);
+    assert_eq!(
+        (seen.as_str(), &*losses),
+        (&*messages(user), "server_tools, prefill")
+    );
+    // The same words alone are one, and after a word of the user's the pause is over.
+    let words = paused.replace(&format!(",{call}"), "");
+    let view = RequestView::parse(&Bytes::from(words)).expect("a view");
+    assert_eq!(view.needs.features, Feature::Prefill.into());
+    let over = paused.replace("]}],", &format!("]}},{user}],"));
+    let (seen, losses) = without(Feature::ServerTools, &over);
+    assert!(
+        seen.contains("[Called the tool web_search with {}]"),
+        "{seen}"
+    );
+    assert_eq!(losses, "server_tools");
+    let compacted = paused.replace(call, r#"{"type":"compaction","content":"c"}"#);
+    let view = RequestView::parse(&Bytes::from(compacted)).expect("a view");
+    assert!(view.needs.features.is_empty());
+}
+
+#[test]
+fn a_word_with_escapes_hides_nothing_from_another_model() {
+    for hidden in [
+        r#"{"role":"user","content":[{"type":"im\u0061ge","source":{}}]}"#,
+        r#"{"role":"\u0061ssistant","content":"{"}"#,
+        r#"{"role":"user","content":"a lone \ud800"}"#,
+    ] {
+        let body = messages(hidden);
+        let view = RequestView::parse(&Bytes::from(body.clone())).expect("a view");
+        let moved = view.needs.moved(Some("m"), Some("n"));
+        let target = Capabilities::everything();
+        let refused = fit(&moved, 1, &target, Features::all()).expect_err(hidden);
+        assert_eq!(refused.as_str(), "unreadable", "{hidden}");
+        // Its own model gets it as it is.
+        let fitted = fit(&view.needs, 1, &target, Features::NONE).expect("a fit");
+        let seen = adapted(&body, (Some("m"), None), fitted.losses, None).expect("the same");
+        assert_eq!(seen.body, body);
     }
 }

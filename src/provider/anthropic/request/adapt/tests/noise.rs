@@ -135,7 +135,7 @@ proptest! {
         };
         let after: Value = serde_json::from_slice(&adapted.body).expect("JSON");
         let seen = RequestView::parse(&adapted.body).expect("a view");
-        let planned = view.needs.moved(from, to).with_thoughts_lost(losses);
+        let planned = view.needs.moved(from, to).with_consequences(losses);
         let left = planned.minus(planned.minus(seen.needs.features));
         prop_assert!(left.is_empty(), "{left} left in {after}");
         prop_assert!(!has_empty_content(&after), "{after}");
