@@ -35,6 +35,7 @@ mod exchange;
 mod expectation;
 mod first_content;
 mod fixed;
+mod flights;
 mod kept;
 mod ladders;
 pub mod launch;

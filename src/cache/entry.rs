@@ -242,6 +242,14 @@ impl Recording {
         self.bytes > self.largest.saturating_mul(EVENTS_OF_A_MESSAGE)
     }
 
+    /// Whether the last of it looks like the end of a whole message: [`finish`](Self::finish) knows.
+    #[must_use]
+    pub fn ends_in_stop(&self) -> bool {
+        const STOP: &[u8] = b"message_stop";
+        let last = self.events.last().map(|last| &**last);
+        last.is_some_and(|last| last.windows(STOP.len()).any(|part| part == STOP))
+    }
+
     /// The stream has ended.
     ///
     /// # Errors

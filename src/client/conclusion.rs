@@ -82,8 +82,15 @@ impl Seawall {
                 ReplyBody::Stream(ReplyStream::resumable(Box::new(resumable)))
             }
             AnswerBody::Stream(watched) => {
-                let recorder = kept.and_then(|kept| kept.record(status, &headers));
-                ReplyBody::Stream(ReplyStream::live(watched, recorder))
+                let stream = ReplyStream::live(watched);
+                let recording = kept.and_then(|kept| Some((kept.record(status, &headers)?, kept)));
+                ReplyBody::Stream(match recording {
+                    Some((recording, kept)) => {
+                        let kept = kept.clone();
+                        stream.recorded(recording, move |whole| kept.keep_recording(whole))
+                    }
+                    None => stream,
+                })
             }
         };
         Reply {

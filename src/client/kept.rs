@@ -99,11 +99,14 @@ impl Kept {
     }
 
     /// What listens to an answer that is handed on as it comes.
-    pub(super) fn record(&self, status: StatusCode, headers: &HeaderMap) -> Option<Recorder> {
-        self.admission.keeps().then(|| Recorder {
-            recording: Recording::new(status, headers, self.store.largest()),
-            kept: self.clone(),
-        })
+    pub(super) fn record(&self, status: StatusCode, headers: &HeaderMap) -> Option<Recording> {
+        let keeps = self.admission.keeps();
+        keeps.then(|| Recording::new(status, headers, self.store.largest()))
+    }
+
+    /// Keeps an answer that was handed on and has ended well.
+    pub(super) fn keep_recording(&self, recording: Recording) {
+        self.keep(recording.finish(Timestamp::now()));
     }
 
     fn keep(&self, entry: Result<Entry, Unfit>) {
@@ -113,23 +116,5 @@ impl Kept {
                 counter!("seawall_cache_unfit_total", "why" => why.as_str()).increment(1);
             }
         }
-    }
-}
-
-/// Listens to a stream on its way to the caller.
-#[derive(Debug)]
-pub(super) struct Recorder {
-    recording: Recording,
-    kept: Kept,
-}
-
-impl Recorder {
-    pub(super) fn hear(&mut self, events: &bytes::Bytes) {
-        self.recording.hear(events);
-    }
-
-    /// The stream has ended well.
-    pub(super) fn finish(self) {
-        self.kept.keep(self.recording.finish(Timestamp::now()));
     }
 }

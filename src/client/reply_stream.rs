@@ -18,9 +18,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ask::{Reply, ReplyBody};
 use super::exchange::Exchange;
-use super::kept::Recorder;
+use super::flights::Subscriber;
 use super::resume::Resumable;
 use super::stream::{BrokenOff, Watched, error_type};
+use crate::cache::Recording;
 use crate::config::OnDisconnect;
 use crate::error::Error;
 use crate::provider::anthropic::{PING_EVENT, StreamFailure};
@@ -36,8 +37,13 @@ const PING_EVERY: Duration = Duration::from_secs(15);
 /// whose caller has left.
 pub struct ReplyStream {
     source: Source,
-    /// Keeps the answer when it has come whole.
-    recorder: Option<Recorder>,
+    recorder: Option<Box<Recorder>>,
+}
+
+/// Keeps what the stream brings, and hands it on when that is whole.
+struct Recorder {
+    recording: Recording,
+    whole: Box<dyn FnOnce(Recording) + Send>,
 }
 
 /// Where the events come from.
@@ -50,6 +56,10 @@ enum Source {
     Resumable(Box<Resumable>),
     /// A call that is still on its way; its caller has been told to wait.
     Waiting(Waiting),
+    /// An answer that several calls read.
+    Shared(Box<Subscriber>),
+    #[cfg(test)]
+    Scripted(futures_util::stream::BoxStream<'static, Bytes>),
     Over,
 }
 
@@ -61,26 +71,47 @@ pub(super) struct Waiting {
 }
 
 impl ReplyStream {
-    /// The provider's stream, and what listens to it on its way.
-    pub(super) const fn live(watched: Box<Watched>, recorder: Option<Recorder>) -> Self {
+    const fn from(source: Source) -> Self {
         Self {
-            source: Source::Live(watched),
-            recorder,
+            source,
+            recorder: None,
         }
+    }
+
+    pub(super) const fn live(watched: Box<Watched>) -> Self {
+        Self::from(Source::Live(watched))
     }
 
     pub(super) const fn held(events: VecDeque<Bytes>) -> Self {
-        Self {
-            source: Source::Held(events),
-            recorder: None,
-        }
+        Self::from(Source::Held(events))
     }
 
     pub(super) const fn resumable(resumable: Box<Resumable>) -> Self {
-        Self {
-            source: Source::Resumable(resumable),
-            recorder: None,
-        }
+        Self::from(Source::Resumable(resumable))
+    }
+
+    pub(super) const fn shared(subscriber: Box<Subscriber>) -> Self {
+        Self::from(Source::Shared(subscriber))
+    }
+
+    #[cfg(test)]
+    pub(super) fn scripted(events: impl Stream<Item = Bytes> + Send + 'static) -> Self {
+        Self::from(Source::Scripted(Box::pin(events)))
+    }
+
+    /// The same stream, recorded. `whole` gets the recording when the stream has ended, or its reader
+    /// has left with the last event; it runs where the stream is read, and is dropped with a stream
+    /// that breaks off.
+    pub(super) fn recorded(
+        mut self,
+        recording: Recording,
+        whole: impl FnOnce(Recording) + Send + 'static,
+    ) -> Self {
+        self.recorder = Some(Box::new(Recorder {
+            recording,
+            whole: Box::new(whole),
+        }));
+        self
     }
 
     /// A stream that pings, the first time at once, until the call is answered.
@@ -89,14 +120,11 @@ impl ReplyStream {
         call: BoxFuture<'static, Result<Reply, Error>>,
     ) -> Self {
         let ping = Box::pin(sleep_until(Instant::now()));
-        Self {
-            source: Source::Waiting(Waiting {
-                call,
-                exchange,
-                ping,
-            }),
-            recorder: None,
-        }
+        Self::from(Source::Waiting(Waiting {
+            call,
+            exchange,
+            ping,
+        }))
     }
 
     /// The provider's stream itself, where there is nothing around it.
@@ -112,55 +140,77 @@ impl ReplyStream {
         self.source = Source::Over;
         Poll::Ready(Some(last.into()))
     }
-}
 
-impl Stream for ReplyStream {
-    type Item = Bytes;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let this = &mut *self;
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
-            match &mut this.source {
+            match &mut self.source {
                 Source::Over => return Poll::Ready(None),
                 Source::Held(events) => {
                     let next = events.pop_front();
                     if next.is_none() {
-                        this.source = Source::Over;
+                        self.source = Source::Over;
                     }
                     return Poll::Ready(next);
                 }
                 Source::Live(watched) => match ready!(watched.poll_events(cx)) {
-                    Some(Ok(events)) => {
-                        if let Some(recorder) = &mut this.recorder {
-                            recorder.hear(&events);
-                        }
-                        return Poll::Ready(Some(events));
-                    }
+                    Some(Ok(events)) => return Poll::Ready(Some(events)),
                     Some(Err(broken)) => {
                         watched.exchange().publish(None);
                         let last = last_event(watched.exchange(), broken);
-                        return this.last(last);
+                        return self.last(last);
                     }
-                    None => {
-                        this.source = Source::Over;
-                        if let Some(recorder) = this.recorder.take() {
-                            recorder.finish();
-                        }
-                    }
+                    None => self.source = Source::Over,
                 },
                 Source::Resumable(resumable) => match ready!(resumable.poll_events(cx)) {
                     Some(events) => return Poll::Ready(Some(events)),
-                    None => this.source = Source::Over,
+                    None => self.source = Source::Over,
                 },
+                Source::Shared(subscriber) => match ready!(subscriber.poll_events(cx)) {
+                    Some(events) => return Poll::Ready(Some(events)),
+                    None => self.source = Source::Over,
+                },
+                #[cfg(test)]
+                Source::Scripted(events) => return events.as_mut().poll_next(cx),
                 Source::Waiting(waiting) => match waiting.poll(cx) {
-                    Poll::Ready(Answered::Stream(stream)) => *this = stream,
-                    Poll::Ready(Answered::Last(event)) => return this.last(event),
+                    Poll::Ready(Answered::Stream(mut stream)) => {
+                        let source = std::mem::replace(&mut stream.source, Source::Over);
+                        self.recorder = self.recorder.take().or_else(|| stream.recorder.take());
+                        self.source = source;
+                    }
+                    Poll::Ready(Answered::Last(event)) => return self.last(event),
                     Poll::Pending => {
                         ready!(poll_ping(&mut waiting.ping, cx));
                         return Poll::Ready(Some(Bytes::from_static(PING_EVENT.as_bytes())));
                     }
                 },
             }
+        }
+    }
+}
+
+impl Stream for ReplyStream {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let events = ready!(self.poll_source(cx));
+        match &events {
+            Some(events) => {
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.recording.hear(events);
+                }
+            }
+            None => Recorder::end(self.recorder.take()),
+        }
+        Poll::Ready(events)
+    }
+}
+
+impl Recorder {
+    fn end(recorder: Option<Box<Self>>) {
+        if let Some(recorder) = recorder
+            && recorder.recording.ends_in_stop()
+        {
+            (recorder.whole)(recorder.recording);
         }
     }
 }
@@ -261,26 +311,32 @@ fn failure_event(exchange: &Exchange, error: &Error) -> Bytes {
 
 impl Drop for ReplyStream {
     fn drop(&mut self) {
+        let recorder = self.recorder.take();
         let watched = match std::mem::replace(&mut self.source, Source::Over) {
-            Source::Live(watched) => watched,
-            Source::Resumable(resumable) => match resumable.into_live() {
-                Some(watched) => watched,
-                None => return,
-            },
-            Source::Held(_) | Source::Waiting(_) | Source::Over => return,
+            Source::Live(watched) => Some(watched),
+            Source::Resumable(resumable) => resumable.into_live(),
+            _ => None,
         };
-        if watched.exchange().on_disconnect == OnDisconnect::Finish
+        if let Some(watched) = watched
+            && watched.exchange().on_disconnect == OnDisconnect::Finish
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(finish(watched));
+            runtime.spawn(finish(watched, recorder));
+        } else {
+            Recorder::end(recorder);
         }
     }
 }
 
-/// Reads an answer that nobody waits for to its end, so that its usage is known. Its clocks and the
-/// end of all streams bound it.
-async fn finish(mut watched: Box<Watched>) {
-    while let Some(Ok(_)) = std::future::poll_fn(|cx| watched.poll_events(cx)).await {}
+/// Reads an answer that nobody waits for to its end, so that its usage is known, and the answer where
+/// it is recorded. Its clocks and the end of all streams bound it.
+async fn finish(mut watched: Box<Watched>, mut recorder: Option<Box<Recorder>>) {
+    while let Some(Ok(events)) = std::future::poll_fn(|cx| watched.poll_events(cx)).await {
+        if let Some(recorder) = &mut recorder {
+            recorder.recording.hear(&events);
+        }
+    }
+    Recorder::end(recorder);
 }
 
 impl fmt::Debug for ReplyStream {
@@ -288,3 +344,6 @@ impl fmt::Debug for ReplyStream {
         f.write_str("ReplyStream")
     }
 }
+
+#[cfg(test)]
+mod tests;
