@@ -16,7 +16,7 @@ pub use feature::{Feature, Features, UnknownFeature};
 pub(crate) use fit::scaled;
 pub use fit::{Fit, LEAST_ANSWER, Misfit, fit};
 pub use needs::Needs;
-pub(crate) use needs::Trait;
+pub(crate) use needs::{Trait, is_another};
 
 use needs::Traits;
 

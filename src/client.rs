@@ -18,6 +18,7 @@ use seawall_actors::system::System;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
+use crate::cache::{self, Store};
 use crate::config::Config;
 use crate::error::Error;
 use crate::provider::anthropic::rate_limits::GroupLimits;
@@ -32,14 +33,21 @@ mod conclusion;
 mod counting;
 mod exchange;
 mod expectation;
+mod first_content;
 mod fixed;
+mod kept;
+mod ladders;
 pub mod launch;
 pub mod message_stream;
 mod opening;
+mod operation;
 mod organization;
 mod preparation;
+mod probe;
 mod reply_stream;
 mod resume;
+mod rungs;
+mod source;
 mod stacking;
 pub mod step;
 mod stream;
@@ -52,7 +60,10 @@ use ask::{Ask, Endpoint, Reply};
 pub use builder::Builder;
 use conclusion::waiting;
 use exchange::{Exchange, Progress};
-pub use expectation::{Accuracy, FirstContent};
+pub use expectation::Accuracy;
+pub use first_content::FirstContent;
+use ladders::Ladders;
+use operation::CallOperation;
 use organization::Organization;
 use preparation::Started;
 use stream_ends::StreamEnds;
@@ -69,6 +80,9 @@ struct Shared {
     config: Config,
     system: System,
     targets: Targets,
+    ladders: Ladders,
+    /// Answers that are kept, where a route has a cache.
+    store: Option<Arc<Store>>,
     organization: Organization,
     /// The transport of the default connect timeout.
     transport: Arc<dyn Transport>,
@@ -144,7 +158,7 @@ impl Seawall {
     }
 
     /// Resolves a request to what every rung is sent and how the call may go.
-    async fn start(&self, mut ask: Ask, started: Started) -> Result<(Arc<Exchange>, Call), Error> {
+    async fn start(&self, ask: Ask, started: Started) -> Result<(Arc<Exchange>, Call), Error> {
         let view = match ask.endpoint {
             Endpoint::Messages | Endpoint::CountTokens => Some(RequestView::parse(&ask.body)?),
             Endpoint::Other(..) => None,
@@ -154,11 +168,7 @@ impl Seawall {
         let route = config
             .route_for(ask.route.as_deref(), model)
             .ok_or_else(|| Error::UnknownRoute(ask.route.clone().unwrap_or_default()))?;
-        let (exchange, rungs) = self
-            .prepare(started, &mut ask, view.as_ref(), route)
-            .await?;
-        let call = Self::plan(&config.tenants, &exchange, &ask, route, rungs)?;
-        Ok((Arc::new(exchange), call))
+        self.prepare(started, ask, view, route).await
     }
 
     async fn run(&self, exchange: Arc<Exchange>, call: Call) -> Result<Reply, Error> {
@@ -167,10 +177,9 @@ impl Seawall {
             exchange.publish(Some(rejected.why.as_str()));
             return Err(Error::Refused(rejected));
         }
-        let operation = {
-            let exchange = Arc::clone(&exchange);
-            // The walk around it is moved and the attempt is not: a box keeps what is moved small.
-            move |wire| attempt::attempt(Arc::clone(&exchange), wire).boxed()
+        let operation = CallOperation {
+            seawall: self.clone(),
+            exchange: Arc::clone(&exchange),
         };
         let stopped = async {
             self.shared.ends.ended().await;
@@ -178,7 +187,7 @@ impl Seawall {
         };
         let Finished { result, report } = tokio::select! {
             biased;
-            finished = self.shared.system.call(call, operation) => finished,
+            finished = self.shared.system.run(call, operation) => finished,
             () = stopped => {
                 exchange.publish(Some(Rejection::Draining.as_str()));
                 return Err(Error::Refused(Rejected::new(Rejection::Draining)));
@@ -212,6 +221,12 @@ impl Seawall {
     #[must_use]
     pub fn accuracies(&self) -> Vec<(Arc<str>, Vec<Accuracy>)> {
         self.shared.targets.accuracies()
+    }
+
+    /// What the cache holds and has done; nothing where no route has one.
+    #[must_use]
+    pub fn cache_stats(&self) -> Option<cache::Stats> {
+        self.shared.store.as_ref().map(|store| store.stats())
     }
 
     /// What happens from here on.
@@ -249,6 +264,9 @@ impl Seawall {
     pub async fn stop(&self) {
         self.shared.organization.stop();
         self.shared.system.stop().await;
+        if let Some(store) = &self.shared.store {
+            store.close().await;
+        }
     }
 }
 

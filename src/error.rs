@@ -2,6 +2,7 @@
 //!
 //! An error answers whose fault it was, whether and when to try again, and what to do about it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,8 @@ use seawall_actors::error::{Rejected, Rejection, StartError as ActorsStartError}
 use seawall_actors::policy::InvalidPolicy;
 use seawall_actors::verdict::{Again, Blame, Verdict};
 
+use crate::cache::OpenError;
+use crate::capability::Misfit;
 use crate::client::ask::Report;
 use crate::message::Message;
 use crate::provider::anthropic::request::BadRequest;
@@ -67,6 +70,9 @@ pub enum Error {
     /// The named route does not exist.
     #[error("there is no route named {0}")]
     UnknownRoute(String),
+    /// No target of the route can carry the request: each with the reason.
+    #[error("no target of the route can carry this request: {}", unfit(.0))]
+    Unfit(Vec<(Arc<str>, Misfit)>),
     /// Neither the call nor the configuration brought a credential.
     #[error("no credential: send x-api-key or authorization, or set ANTHROPIC_API_KEY")]
     NoCredential,
@@ -105,7 +111,7 @@ impl Error {
                 // 529: overloaded, in the provider's own numbers. `from_u16` is not const.
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             },
-            Self::BadRequest(_) | Self::UnknownRoute(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::UnknownRoute(_) | Self::Unfit(_) => StatusCode::BAD_REQUEST,
             Self::NoCredential => StatusCode::UNAUTHORIZED,
             Self::NoTarget(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::BadAddress(_) | Self::Invalid(_) | Self::Panicked(_) => {
@@ -118,7 +124,7 @@ impl Error {
     #[must_use]
     pub fn error_type(&self) -> &'static str {
         match self {
-            Self::BadRequest(_) | Self::UnknownRoute(_) => "invalid_request_error",
+            Self::BadRequest(_) | Self::UnknownRoute(_) | Self::Unfit(_) => "invalid_request_error",
             Self::NoCredential => "authentication_error",
             Self::Refused(rejected) => match rejected.why {
                 Rejection::QuotaExhausted | Rejection::TurnTooLate | Rejection::QueueFull => {
@@ -164,6 +170,7 @@ impl Error {
             Self::NoCredential => Verdict::new("no_credential", Blame::Credential, Again::Never),
             Self::BadRequest(_) => Verdict::new("bad_request", Blame::Caller, Again::Never),
             Self::UnknownRoute(_) => Verdict::new("unknown_route", Blame::Caller, Again::Never),
+            Self::Unfit(_) => Verdict::new("unfit", Blame::Caller, Again::Never),
             Self::BadAddress(_) => Verdict::new("bad_address", Blame::Caller, Again::Never),
             Self::Invalid(_) => Verdict::new("invalid_setting", Blame::Caller, Again::Never),
             Self::Panicked(_) => Verdict::new("panicked", Blame::Caller, Again::Never),
@@ -210,6 +217,11 @@ impl Error {
     }
 }
 
+fn unfit(misfits: &[(Arc<str>, Misfit)]) -> String {
+    let words = misfits.iter().map(|(name, why)| format!("`{name}`: {why}"));
+    words.collect::<Vec<_>>().join("; ")
+}
+
 /// The last attempt's verdict, made one on the whole call. A provider that refuses to be sent the
 /// same request at once (`x-should-retry: false`, as with every 500) says nothing of a later call.
 fn repeatable(judged: &Judged) -> Verdict {
@@ -239,6 +251,9 @@ pub enum StartError {
     /// A setting of a policy is out of range.
     #[error(transparent)]
     Policy(#[from] InvalidPolicy),
+    /// The cache's file can't be used.
+    #[error(transparent)]
+    Cache(#[from] OpenError),
     /// The HTTP transport could not be set up.
     #[error("the HTTP transport could not be set up")]
     Transport(#[from] TransportError),

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use metrics::{Counter, Histogram, counter, histogram};
 use parking_lot::RwLock;
+use seawall_actors::policy::ladder::Cause;
 use tokio::time::Instant;
 
+use crate::client::ask::Degraded;
 use crate::prices::{self, Day, Terms};
 use crate::profile::Profile;
 use crate::provider::anthropic::plain_model;
@@ -47,8 +49,8 @@ struct Shared {
 /// Target, status and verdict.
 type AttemptKey = (Arc<str>, u16, &'static str);
 
-/// Model, and whether the provider stated the usage.
-type ModelKey = (Arc<str>, bool);
+/// Target, model, and whether the provider stated the usage.
+type ModelKey = (Arc<str>, Arc<str>, bool);
 
 /// Route, profile and verdict.
 type CallKey = (Arc<str>, &'static str, &'static str);
@@ -95,6 +97,11 @@ pub(crate) struct CallRecord {
     pub(crate) spent: Spent,
     /// The provider's id of the request.
     pub(crate) request_id: Option<String>,
+    /// In which way the answer was not the first target's, and why it was not.
+    pub(crate) degraded: Option<Degraded>,
+    pub(crate) cause: Option<Cause>,
+    /// Rungs that were not for it, each with what it can't do.
+    pub(crate) skipped: String,
 }
 
 /// What answers used and cost.
@@ -176,8 +183,13 @@ impl Telemetry {
         Arc::clone(made)
     }
 
-    fn model_metrics(&self, model: &Arc<str>, known: bool, stated: bool) -> Arc<ModelMetrics> {
-        let key = (Arc::clone(model), stated);
+    fn model_metrics(
+        &self,
+        (target, model): (&Arc<str>, &Arc<str>),
+        known: bool,
+        stated: bool,
+    ) -> Arc<ModelMetrics> {
+        let key = (Arc::clone(target), Arc::clone(model), stated);
         if let Some(found) = self.shared.models.read().get(&key) {
             return Arc::clone(found);
         }
@@ -187,13 +199,13 @@ impl Telemetry {
         } else {
             "unknown".to_owned()
         };
-        let tokens = |kind: &'static str| counter!("seawall_tokens_total", "model" => label.clone(), "kind" => kind, "usage" => usage);
+        let tokens = |kind: &'static str| counter!("seawall_tokens_total", "target" => target.to_string(), "model" => label.clone(), "kind" => kind, "usage" => usage);
         let made = Arc::new(ModelMetrics {
             input: tokens("input"),
             output: tokens("output"),
             cache_read: tokens("cache_read"),
             cache_write: tokens("cache_write"),
-            cost: counter!("seawall_cost_nanodollars_total", "model" => label.clone(), "usage" => usage),
+            cost: counter!("seawall_cost_nanodollars_total", "target" => target.to_string(), "model" => label.clone(), "usage" => usage),
             unpriced: (!known).then(|| counter!("seawall_unpriced_calls_total")),
         });
         let mut models = self.shared.models.write();
@@ -204,11 +216,11 @@ impl Telemetry {
         made
     }
 
-    /// Counts the tokens and the cost of one answer: parts by the model that did the work, where it
-    /// was not `model`. `stated` tells the provider's own figures from a lower bound.
+    /// Counts the tokens and the cost of one answer of a target: parts by the model that did the work,
+    /// where it was not `model`. `stated` tells the provider's own figures from a lower bound.
     pub(crate) fn bill(
         &self,
-        model: Option<&Arc<str>>,
+        (target, model): (&Arc<str>, Option<&Arc<str>>),
         parts: &[(Option<String>, Tokens)],
         stated: bool,
     ) -> Spent {
@@ -223,21 +235,26 @@ impl Telemetry {
             }
             spent.add(Spent {
                 tokens: *tokens,
-                nano_dollars: self.bill_one(model, tokens, stated),
+                nano_dollars: self.bill_one((target, model), tokens, stated),
                 estimated: !stated,
             });
         }
         spent
     }
 
-    fn bill_one(&self, model: &Arc<str>, tokens: &Tokens, stated: bool) -> u64 {
+    fn bill_one(
+        &self,
+        (target, model): (&Arc<str>, &Arc<str>),
+        tokens: &Tokens,
+        stated: bool,
+    ) -> u64 {
         let today = jiff::tz::Offset::UTC
             .to_datetime(jiff::Timestamp::now())
             .date();
         let terms = Terms::on(Day(today.year(), today.month(), today.day()));
         let cost = prices::cost(model, tokens, &terms);
         let nano = u64::try_from(cost.nano_dollars).unwrap_or(u64::MAX);
-        let metrics = self.model_metrics(model, cost.known, stated);
+        let metrics = self.model_metrics((target, model), cost.known, stated);
         metrics.input.increment(tokens.input);
         metrics.output.increment(tokens.output);
         metrics.cache_read.increment(tokens.cache_read);
@@ -269,6 +286,14 @@ pub(crate) fn finish(telemetry: &Telemetry, record: &CallRecord) {
     metrics
         .retries
         .record(f64::from(record.attempts.saturating_sub(1)));
+    if let Some(kind) = record.degraded {
+        let cause = record.cause.map_or("none", Cause::as_str);
+        counter!(
+            "seawall_degraded_total",
+            "route" => record.route.to_string(), "kind" => kind.as_str(), "cause" => cause
+        )
+        .increment(1);
+    }
     let ttft = record
         .first_content
         .map(|at| at.duration_since(record.began));
@@ -292,6 +317,9 @@ pub(crate) fn finish(telemetry: &Telemetry, record: &CallRecord) {
         attempts = record.attempts,
         status = record.status,
         verdict = record.verdict,
+        degraded = record.degraded.map_or("", Degraded::as_str),
+        cause = record.cause.map_or("", Cause::as_str),
+        skipped = record.skipped,
         request_id = record.request_id.as_deref().unwrap_or(""),
         total_ms = millis(total),
         ttft_ms = ttft.map(millis),

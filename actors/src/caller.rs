@@ -127,8 +127,8 @@ impl Place {
 /// first wins; the other is ended before its answer is handed on.
 #[derive(Debug, Clone)]
 pub struct Hedge {
-    /// How long the first attempt stays alone.
-    pub after: Duration,
+    /// How long the first attempt stays alone; none: as long as [`Operation::usually_within`] says.
+    pub after: Option<Duration>,
     /// Where the second goes.
     pub on: HedgeOn,
     /// What pays for it.
@@ -160,22 +160,29 @@ pub trait Operation: Send + Sync {
         attempt: Attempt,
     ) -> impl Future<Output = Outcome<Self::Answer, Self::Error>> + Send;
 
-    /// Names the target of a rung that is [`Place::Later`], and what an attempt there is expected
-    /// to cost. None: it can't be had, and the call goes on without it.
-    fn place(&self, rung: usize) -> impl Future<Output = Option<(Target, Cost)>> + Send {
+    /// Gives the target of a rung that is [`Place::Later`], and what an attempt there is expected
+    /// to cost; or why it can't be had, as a cause that leads on from there. Asked again for a rung
+    /// that it has given, it gives the same.
+    fn place(&self, rung: usize) -> impl Future<Output = Result<(Target, Cost), Cause>> + Send {
         let _ = rung;
-        std::future::ready(None)
+        std::future::ready(Err(Cause::NotFound))
     }
 
-    /// Answers without an attempt, or has nothing to say. `cause` is why the call has come to it;
-    /// none: it was the first to be asked.
+    /// Answers without an attempt, or has nothing to say.
     fn stand_in(
         &self,
         rung: usize,
-        cause: Option<Cause>,
+        occasion: Occasion,
     ) -> impl Future<Output = Option<Self::Answer>> + Send {
-        let _ = (rung, cause);
+        let _ = (rung, occasion);
         std::future::ready(None)
+    }
+
+    /// How long 95 in 100 attempts on a rung take to their first content. None: not known yet, so
+    /// nothing is slow.
+    fn usually_within(&self, rung: usize) -> Option<Duration> {
+        let _ = rung;
+        None
     }
 
     /// A small request that finds out whether a target is back, made beside the call while another
@@ -190,6 +197,16 @@ pub trait Operation: Send + Sync {
         let _ = rung;
         false
     }
+}
+
+/// Why a call has come to a rung that makes no attempts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Occasion {
+    /// Why the rung above was left; none: this was the first to be asked.
+    pub cause: Option<Cause>,
+    /// Until the rungs above may answer again, as far as is known.
+    pub retry_after: Option<Duration>,
 }
 
 /// An operation that makes attempts and nothing else.

@@ -46,6 +46,13 @@ impl Verdict {
         label: "departed",
     };
 
+    /// An attempt that was ended because another one of its call had answered; it says nothing about
+    /// the target.
+    pub const OUTRUN: Self = Self {
+        label: "outrun",
+        ..Self::DEPARTED
+    };
+
     /// A judgement without a server hint.
     #[must_use]
     pub const fn new(label: &'static str, blame: Blame, again: Again) -> Self {

@@ -1,13 +1,16 @@
 //! What goes into the client and what comes out of it: HTTP without a socket.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
+use seawall_actors::policy::ladder::Cause;
 
 pub use super::reply_stream::ReplyStream;
+use crate::capability::{Features, Misfit};
 use crate::delivery::Delivery;
 use crate::profile::{Profile, Timeouts};
 use crate::provider::anthropic::usage::Tokens;
@@ -33,6 +36,8 @@ pub struct Ask {
     /// The run of an agent that the call belongs to. Where the route staggers runs, its first call
     /// waits for its turn.
     pub run: Option<String>,
+    /// Whether another rung than the first may answer.
+    pub fallback: Fallback,
     /// Another delivery than the route's or the profile's.
     pub delivery: Option<Delivery>,
     /// Other time limits than the route's or the profile's. Connections are shared between calls, so
@@ -76,6 +81,7 @@ impl Ask {
             profile: None,
             tenant: None,
             run: None,
+            fallback: Fallback::Allowed,
             delivery: None,
             timeouts: None,
             client_retries: 0,
@@ -142,20 +148,99 @@ pub enum ReplyBody {
     Stream(ReplyStream),
 }
 
+/// Whether a call may be answered by another rung than its route's first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fallback {
+    /// As the route says.
+    #[default]
+    Allowed,
+    /// The first target answers, or nobody: for whom would rather wait than get less.
+    Never,
+}
+
+impl FromStr for Fallback {
+    type Err = &'static str;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "allowed" => Ok(Self::Allowed),
+            "never" => Ok(Self::Never),
+            _ => Err("write never, or leave it out"),
+        }
+    }
+}
+
+/// In which way an answer is not what the route's first target would have given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Degraded {
+    /// Another model wrote it.
+    Model,
+    /// It was given to the same request before, and is older than what counts as new.
+    Cache,
+    /// It is the route's fixed answer.
+    Static,
+}
+
+impl Degraded {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Model, Self::Cache, Self::Static];
+
+    /// Stable lower-case word for headers, logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Cache => "cache",
+            Self::Static => "static",
+        }
+    }
+}
+
+/// A rung that was not for a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Skipped {
+    /// The rung.
+    pub rung: Arc<str>,
+    /// What it can't do.
+    pub why: Misfit,
+}
+
+/// As headers and logs have it, such as `haiku=cannot_images`.
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.rung, self.why.as_str())
+    }
+}
+
 /// What a call took.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Report {
     /// The call's id.
     pub call: Arc<str>,
-    /// The rung that answered: a target's name, or `static`. Empty if none did.
+    /// The rung that answered: a target's name, `cache` or `static`. Empty if none did.
     pub rung: Arc<str>,
     /// Attempts on the wire.
     pub attempts: u32,
     /// Time spent waiting for quotas and breakers.
     pub queued: Duration,
-    /// Whether another rung than the first answered.
-    pub degraded: bool,
+    /// In which way the answer is not what the first target would have given.
+    pub degraded: Option<Degraded>,
+    /// Why the rung above the one that answered did not; none where the first did.
+    pub cause: Option<Cause>,
+    /// The model that was asked on the rung that answered.
+    pub model: Option<Arc<str>>,
+    /// Rungs that could not carry the request.
+    pub skipped: Vec<Skipped>,
+    /// What the request lost on its way to the rung that answered.
+    pub losses: Features,
+    /// What there is to say of a cached answer, such as `hit; age=12; stale`.
+    pub cache: Option<String>,
+    /// Whether a second attempt ran beside a slow one.
+    pub hedged: bool,
     /// For a failed call: whether the client must not send it again by itself, since it can't
     /// succeed or has been tried again already.
     pub settled: bool,

@@ -34,6 +34,21 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: AnswerBody,
+    /// What answered without an attempt.
+    pub(super) stood_in: Option<StoodIn>,
+}
+
+/// An answer that no attempt has brought.
+#[derive(Debug)]
+pub(super) enum StoodIn {
+    /// One that was given before; with what there is to say of it, and the model that wrote it.
+    Cache {
+        badge: String,
+        stale: bool,
+        model: Option<Arc<str>>,
+    },
+    /// The route's fixed one.
+    Static,
 }
 
 #[derive(Debug)]
@@ -113,7 +128,7 @@ async fn send(
             return fail(exchange, attempt, judge_timeout(which), None, (None, None));
         }
     };
-    exchange.heard(response.status);
+    exchange.heard(attempt.number, response.status);
     let now = Timestamp::now();
     let limits = RateLimits::read(response.status, &response.headers, now);
     let learned = learned(&limits);
@@ -177,6 +192,7 @@ async fn whole(
             status,
             headers,
             body,
+            stood_in: None,
         }),
         verdict: Verdict::OK,
         cost,

@@ -5,14 +5,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use jiff::Timestamp;
 use seawall_actors::hooks::Hooks;
 use seawall_actors::system::{System, SystemSettings};
 
+use super::ladders::Ladders;
 use super::organization::{self, Organization};
 use super::stream_ends::StreamEnds;
 use super::targets::Targets;
 use super::turn::staggers;
 use super::{Seawall, Shared};
+use crate::cache::{OpenError, Settings, Store};
 use crate::config::{Config, Overrides};
 use crate::error::StartError;
 use crate::profile::Profile;
@@ -87,6 +90,8 @@ impl Builder {
         }
         let shared = Shared {
             targets: Targets::new(&config),
+            ladders: Ladders::new(&config)?,
+            store: store(&config)?,
             staggers: staggers(&config),
             organization: Organization::new(&config),
             config,
@@ -102,6 +107,28 @@ impl Builder {
         organization::start(&shared).boxed().await;
         Ok(Seawall { shared })
     }
+}
+
+/// Opens the store of the routes' caches. It reads its file through, which blocks for a moment.
+fn store(config: &Config) -> Result<Option<Arc<Store>>, OpenError> {
+    let caches = config.routes.values().filter_map(|route| route.cache);
+    let Some(keep) = caches
+        .map(|cache| cache.stale_if_error.max(cache.ttl))
+        .max()
+    else {
+        return Ok(None);
+    };
+    let settings = Settings {
+        memory: config.cache.memory,
+        keep,
+        largest: usize::try_from(config.cache.largest).unwrap_or(usize::MAX),
+        disk: config
+            .cache
+            .disk
+            .clone()
+            .map(|path| (path, config.cache.disk_limit)),
+    };
+    Store::open(&settings, Timestamp::now()).map(|store| Some(Arc::new(store)))
 }
 
 type Transports = BTreeMap<std::time::Duration, Arc<dyn Transport>>;

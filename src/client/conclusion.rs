@@ -8,11 +8,12 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use seawall_actors::caller::CallReport;
 use seawall_actors::error::{CallError, Rejected, Rejection};
 
-use super::ask::{Reply, ReplyBody, ReplyStream, Report};
-use super::attempt::{Answer, AnswerBody, Failure};
+use super::ask::{Degraded, Reply, ReplyBody, ReplyStream, Report};
+use super::attempt::{Answer, AnswerBody, Failure, StoodIn};
 use super::exchange::Exchange;
 use super::resume::Resumable;
-use super::{Seawall, fixed, stacking};
+use super::{Seawall, stacking};
+use crate::capability::{Features, is_another};
 use crate::delivery::Delivery;
 use crate::error::Error;
 use crate::provider::anthropic::headers as wire;
@@ -26,76 +27,118 @@ impl Seawall {
         report: &CallReport,
     ) -> Result<Reply, Error> {
         exchange.waited(report);
-        let rung = exchange.rungs.get(report.rung);
-        let mut told = Report {
-            call: Arc::clone(&exchange.call),
-            rung: rung
-                .filter(|_| report.attempts > 0)
-                .map_or_else(|| "".into(), |r| Arc::clone(&r.name)),
-            attempts: exchange.attempts_before + report.attempts,
-            queued: exchange.progress.lock().queued,
-            degraded: report.rung > 0,
-            settled: false,
-        };
-        let error = match result {
-            Ok(answer) => return Ok(self.answered(exchange, answer, told)),
-            Err(error) => error,
-        };
-        told.settled = stacking::is_settled(&error, report);
-        let route = self.shared.config.routes.get(&*exchange.route);
-        let text = route.and_then(|route| route.static_text.as_ref());
-        // Half an answer can't go on in the fixed one.
-        let text = text
-            .filter(|_| exchange.attempts_before == 0 && fixed::serves(&exchange.endpoint, &error));
-        if let Some(text) = text {
-            exchange.publish(Some("static"));
-            told.rung = "static".into();
-            told.degraded = true;
-            return Ok(fixed::reply(
-                exchange,
-                text,
-                fixed::Occasion::of(&error),
-                told,
-            ));
+        let told = self.told(exchange, report);
+        match result {
+            Ok(answer) => Ok(self.answered(exchange, answer, told)),
+            Err(error) => {
+                exchange.publish(match &error {
+                    CallError::Refused(rejected) => Some(rejected.why.as_str()),
+                    _ => None,
+                });
+                let settled = stacking::is_settled(&error, report);
+                Err(failed(exchange, error, Report { settled, ..told }))
+            }
         }
-        exchange.publish(match &error {
-            CallError::Refused(rejected) => Some(rejected.why.as_str()),
-            _ => None,
-        });
-        Err(failed(exchange, error, told))
     }
 
-    fn answered(&self, exchange: &Exchange, answer: Answer, told: Report) -> Reply {
+    fn answered(&self, exchange: &Exchange, answer: Answer, mut told: Report) -> Reply {
         let Answer {
             status,
             headers,
             body,
+            stood_in,
         } = answer;
-        exchange.progress.lock().request_id = headers
-            .get("request-id")
-            .and_then(|id| id.to_str().ok())
-            .map(str::to_owned);
-        let headers = wire::response_headers(headers, matches!(body, AnswerBody::Whole(_)));
+        let verdict = marked(&mut told, stood_in);
+        {
+            let mut progress = exchange.progress.lock();
+            progress.degraded = told.degraded;
+            progress.cause = told.cause;
+            progress.request_id = headers
+                .get("request-id")
+                .and_then(|id| id.to_str().ok())
+                .map(str::to_owned);
+        }
+        // What another model wrote is no answer of the one that was asked.
+        let keeps = verdict.is_none() && told.degraded.is_none();
+        let kept = exchange.kept.as_ref().filter(|_| keeps);
+        let is_whole = matches!(body, AnswerBody::Whole(_));
         let body = match body {
             AnswerBody::Whole(bytes) => {
-                exchange.publish(None);
+                if let Some(kept) = kept {
+                    kept.keep_body(status, &headers, &bytes);
+                }
+                exchange.publish(verdict);
                 ReplyBody::Whole(bytes)
             }
             AnswerBody::Held(events) => {
-                exchange.publish(None);
+                if let Some(kept) = kept {
+                    kept.keep_events(status, &headers, events.iter().map(|events| &**events));
+                }
+                exchange.publish(verdict);
                 ReplyBody::Stream(ReplyStream::held(events))
             }
             AnswerBody::Stream(watched) if exchange.delivery == Delivery::Resume => {
                 let resumable = Resumable::new(self.clone(), watched);
                 ReplyBody::Stream(ReplyStream::resumable(Box::new(resumable)))
             }
-            AnswerBody::Stream(watched) => ReplyBody::Stream(ReplyStream::live(watched)),
+            AnswerBody::Stream(watched) => {
+                let recorder = kept.and_then(|kept| kept.record(status, &headers));
+                ReplyBody::Stream(ReplyStream::live(watched, recorder))
+            }
         };
         Reply {
             status,
-            headers,
+            headers: wire::response_headers(headers, is_whole),
             body,
             report: told,
+        }
+    }
+}
+
+impl Seawall {
+    /// What a call took.
+    fn told(&self, exchange: &Exchange, report: &CallReport) -> Report {
+        let rungs = &exchange.rungs;
+        let reached = report.attempts > 0 || report.stood_in;
+        let name = rungs.name(report.rung).filter(|_| reached);
+        let sent = rungs.sent(report.rung).filter(|_| reached);
+        let first = rungs.first_target().map(|(first, _)| first);
+        let model = sent.and_then(|sent| sent.prepared.model.clone());
+        let fell = first.is_some_and(|first| report.rung > first) && !report.stood_in;
+        let is_other = fell && is_another(self.conversed_with(exchange), model.as_deref());
+        Report {
+            call: Arc::clone(&exchange.call),
+            rung: name.map_or_else(|| "".into(), Arc::clone),
+            attempts: exchange.attempts_before + report.attempts,
+            queued: exchange.progress.lock().queued,
+            degraded: is_other.then_some(Degraded::Model),
+            cause: report.cause.filter(|_| fell || report.stood_in),
+            model,
+            skipped: rungs.skipped(),
+            losses: sent.map_or(Features::NONE, |sent| sent.losses),
+            cache: None,
+            hedged: report.hedged,
+            settled: false,
+        }
+    }
+}
+
+/// Marks an answer that no attempt has brought. Returns the last word of its call.
+fn marked(told: &mut Report, stood_in: Option<StoodIn>) -> Option<&'static str> {
+    match stood_in? {
+        StoodIn::Cache {
+            badge,
+            stale,
+            model,
+        } => {
+            told.degraded = stale.then_some(Degraded::Cache);
+            told.cache = Some(badge);
+            told.model = model;
+            Some(if stale { "cache_stale" } else { "cache" })
+        }
+        StoodIn::Static => {
+            told.degraded = Some(Degraded::Static);
+            Some("static")
         }
     }
 }
@@ -116,7 +159,13 @@ pub(super) fn waiting(
         rung: "".into(),
         attempts: exchange.progress.lock().last.attempts,
         queued: exchange.began.elapsed(),
-        degraded: false,
+        degraded: None,
+        cause: None,
+        model: None,
+        skipped: Vec::new(),
+        losses: Features::NONE,
+        cache: None,
+        hedged: false,
         settled: false,
     };
     Reply {
@@ -148,7 +197,7 @@ fn failed(exchange: &Exchange, error: CallError<Failure>, report: Report) -> Err
             };
             let source = exchange
                 .rungs
-                .get(rung)
+                .prepared(rung)
                 .map(|rung| rung.credential_source.to_string());
             Error::Provider {
                 status,
@@ -159,7 +208,10 @@ fn failed(exchange: &Exchange, error: CallError<Failure>, report: Report) -> Err
                 report,
             }
         }
-        CallError::Refused(rejected) => Error::Refused(rejected),
+        CallError::Refused(rejected) => match exchange.rungs.failed.lock().take() {
+            Some(error) => error,
+            None => Error::Refused(rejected),
+        },
         CallError::Invalid(invalid) => Error::Invalid(invalid),
         CallError::Panicked(message) => Error::Panicked(message),
         _ => Error::Panicked("the call ended in a way that this version does not know".to_owned()),

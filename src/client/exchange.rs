@@ -8,12 +8,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use parking_lot::Mutex;
-use seawall_actors::caller::{Attempt, CallReport};
+use seawall_actors::caller::{Attempt, CallReport, Fate};
+use seawall_actors::policy::ladder::Cause;
 use seawall_actors::verdict::Verdict;
 use tokio::time::Instant;
 
-use super::ask::{Ask, Endpoint, Meter};
+use super::ask::{Ask, Degraded, Endpoint, Meter};
 use super::expectation::{Expectation, Expected};
+use super::kept::Kept;
+use super::rungs::Rungs;
+use super::source::Source;
 use super::stream_ends::StreamEnds;
 use crate::config::OnDisconnect;
 use crate::delivery::Delivery;
@@ -44,7 +48,11 @@ pub(super) struct Exchange {
     pub(super) streams: bool,
     pub(super) timeouts: Timeouts,
     pub(super) began: Instant,
-    pub(super) rungs: Vec<Arc<Prepared>>,
+    pub(super) rungs: Rungs,
+    /// What the client sent.
+    pub(super) source: Source,
+    /// The part of the cache in the call.
+    pub(super) kept: Option<Kept>,
     pub(super) telemetry: Telemetry,
     /// The run that the call belongs to, where runs take turns.
     pub(super) run: Option<Arc<str>>,
@@ -57,8 +65,9 @@ pub(super) struct Exchange {
     /// Microseconds that attempts took up to their first content or end.
     pub(super) upstream_us: AtomicU64,
     pub(super) progress: Mutex<Progress>,
-    /// Status of the attempt under way; 0 until its headers are there.
-    pub(super) status: AtomicU16,
+    /// Status of the attempts under way, by their number's last bit; 0 until its headers are there.
+    /// There are at most two at a time, and their numbers follow one another.
+    pub(super) statuses: [AtomicU16; 2],
     /// Whether the call has begun and its record is still to come.
     pub(super) unrecorded: AtomicBool,
 }
@@ -72,6 +81,9 @@ pub(super) struct Progress {
     pub(super) backed_off: Duration,
     pub(super) request_id: Option<String>,
     pub(super) spent: Spent,
+    /// In which way the answer is not what the first target would have given, and why.
+    pub(super) degraded: Option<Degraded>,
+    pub(super) cause: Option<Cause>,
 }
 
 /// What the last attempt of a call was.
@@ -111,7 +123,7 @@ impl Prepared {
 
 impl Exchange {
     pub(super) fn rung(&self, rung: usize) -> Option<Arc<Prepared>> {
-        self.rungs.get(rung).cloned()
+        self.rungs.prepared(rung).cloned()
     }
 
     /// Whether the answer is a stream of the Messages API.
@@ -157,9 +169,15 @@ impl Exchange {
         self.unrecorded.store(false, Ordering::Relaxed);
     }
 
-    /// Notes the status of the attempt under way.
-    pub(super) fn heard(&self, status: StatusCode) {
-        self.status.store(status.as_u16(), Ordering::Relaxed);
+    /// Notes the status of an attempt under way.
+    pub(super) fn heard(&self, number: u32, status: StatusCode) {
+        self.status_of(number)
+            .store(status.as_u16(), Ordering::Relaxed);
+    }
+
+    fn status_of(&self, number: u32) -> &AtomicU16 {
+        let [even, odd] = &self.statuses;
+        if number.is_multiple_of(2) { even } else { odd }
     }
 
     /// Notes what the call has waited for.
@@ -176,14 +194,22 @@ impl Exchange {
 
     /// Counts one finished attempt by its number in this call and its rung.
     pub(super) fn count_attempt(&self, (number, rung): (u32, usize), verdict: &Verdict) {
-        let status = self.status.load(Ordering::Relaxed);
-        self.progress.lock().last = LastAttempt {
-            status,
-            label: verdict.label,
-            attempts: self.attempts_before.saturating_add(number),
-            rung,
-        };
-        if let Some(prepared) = self.rungs.get(rung) {
+        let status = self.status_of(number).load(Ordering::Relaxed);
+        let attempts = self.attempts_before.saturating_add(number);
+        let last = &mut self.progress.lock().last;
+        let attempts = attempts.max(last.attempts);
+        if *verdict == Verdict::OUTRUN {
+            // Another one is the call's last word.
+            last.attempts = attempts;
+        } else {
+            *last = LastAttempt {
+                status,
+                label: verdict.label,
+                attempts,
+                rung,
+            };
+        }
+        if let Some(prepared) = self.rungs.prepared(rung) {
             self.telemetry
                 .attempt(&prepared.name, status, verdict.label);
         }
@@ -195,7 +221,7 @@ impl Exchange {
         else {
             return;
         };
-        let Some(prepared) = self.rungs.get(rung) else {
+        let Some(prepared) = self.rungs.prepared(rung) else {
             return;
         };
         let credential = Credential::from_headers(&prepared.headers);
@@ -211,9 +237,11 @@ impl Exchange {
     pub(super) fn bill(&self, prepared: &Prepared, usage: &Usage) {
         let tokens = usage.billed();
         prepared.expectation.learn(&prepared.expected, tokens);
-        let spent = self
-            .telemetry
-            .bill(prepared.model.as_ref(), &usage.billed_by_model(), true);
+        let spent = self.telemetry.bill(
+            (&prepared.name, prepared.model.as_ref()),
+            &usage.billed_by_model(),
+            true,
+        );
         self.progress.lock().spent.add(spent);
     }
 
@@ -226,9 +254,11 @@ impl Exchange {
         } else {
             vec![(None, tokens)]
         };
-        let spent = self
-            .telemetry
-            .bill(prepared.model.as_ref(), &parts, watch.is_final());
+        let spent = self.telemetry.bill(
+            (&prepared.name, prepared.model.as_ref()),
+            &parts,
+            watch.is_final(),
+        );
         self.progress.lock().spent.add(spent);
         tokens
     }
@@ -243,7 +273,7 @@ impl Exchange {
             meter.used(&progress.spent.tokens);
         }
         let last = progress.last;
-        let prepared = self.rungs.get(last.rung);
+        let prepared = self.rungs.prepared(last.rung);
         let record = CallRecord {
             call: Arc::clone(&self.call),
             route: Arc::clone(&self.route),
@@ -264,6 +294,9 @@ impl Exchange {
             upstream_us: self.upstream_us.load(Ordering::Relaxed),
             spent: progress.spent,
             request_id: progress.request_id,
+            degraded: progress.degraded,
+            cause: progress.cause,
+            skipped: self.rungs.skipped_words(),
         };
         telemetry::finish(&self.telemetry, &record);
     }
@@ -285,16 +318,20 @@ pub(super) struct OnTheWire {
     /// Number and rung.
     attempt: (u32, usize),
     deadline: Instant,
+    fate: Fate,
     counted: bool,
 }
 
 impl OnTheWire {
     pub(super) fn new(exchange: &Arc<Exchange>, attempt: &Attempt) -> Self {
-        exchange.status.store(0, Ordering::Relaxed);
+        exchange
+            .status_of(attempt.number)
+            .store(0, Ordering::Relaxed);
         Self {
             exchange: Arc::clone(exchange),
             attempt: (attempt.number, attempt.rung),
             deadline: attempt.deadline,
+            fate: attempt.fate(),
             counted: false,
         }
     }
@@ -310,7 +347,9 @@ impl Drop for OnTheWire {
         if self.counted {
             return;
         }
-        let verdict = if Instant::now() < self.deadline {
+        let verdict = if self.fate.is_outrun() {
+            Verdict::OUTRUN
+        } else if Instant::now() < self.deadline {
             Verdict::DEPARTED
         } else {
             judge_timeout(Timeout::Total).verdict

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use seawall_actors::policy::quota::Cost;
 
 use super::attempt::true_cost;
+use super::first_content::{FirstContent, Waits};
 use crate::estimate::{Class, Correction, ErrorFigures, Errors, Estimate, Usual, estimate};
 use crate::provider::anthropic::request::RequestView;
 use crate::provider::anthropic::usage::Tokens;
@@ -30,15 +31,6 @@ const ALLOWANCES: [u64; 5] = [256, 1_024, 4_096, 16_384, 65_536];
 /// by nobody, so a cold one must not come as a surprise.
 const CACHE_GUARD: f64 = 0.25;
 
-/// First contents remembered; the oldest is overwritten first.
-const KEPT: usize = 256;
-
-/// First contents that a quantile is believed from: below it, the 99th of 100 is the maximum.
-const BELIEVED: usize = 100;
-
-/// A quantile is taken anew after this many first contents.
-const EVERY: usize = 16;
-
 /// Multiple of the 99th percentile that is waited for.
 const PATIENCE: u32 = 2;
 
@@ -58,10 +50,10 @@ struct Learned {
     outputs: [Usual; ALLOWANCES.len() + 2],
     /// The part of a prompt that the cache has: of prompts without and with a mark for it.
     cached: [Usual; 2],
-    first_content: Vec<Duration>,
-    oldest: usize,
-    fresh: usize,
-    quantiles: Option<FirstContent>,
+    /// From an answer's headers to its first content.
+    from_headers: Waits,
+    /// From the sending of the request.
+    from_sending: Waits,
 }
 
 /// What is learned about the prompts of one class.
@@ -120,15 +112,6 @@ pub struct Accuracy {
     pub errors: ErrorFigures,
 }
 
-/// Time from an answer's headers to its first content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FirstContent {
-    /// The median.
-    pub p50: Duration,
-    /// The 99th percentile.
-    pub p99: Duration,
-}
-
 impl Expected {
     /// The whole prompt, in tokens.
     pub(super) const fn prompt(&self) -> u64 {
@@ -163,10 +146,8 @@ impl Expectation {
             classes: std::array::from_fn(|_| learning.clone()),
             outputs: std::array::from_fn(|_| Usual::new(FIRST_OUTPUT, OUTPUT_GUARD, OUTPUT_REACH)),
             cached: std::array::from_fn(|_| Usual::new(0.0, CACHE_GUARD, f64::MAX)),
-            first_content: Vec::new(),
-            oldest: 0,
-            fresh: 0,
-            quantiles: None,
+            from_headers: Waits::default(),
+            from_sending: Waits::default(),
         };
         Self {
             learned: Mutex::new(learned),
@@ -247,26 +228,22 @@ impl Expectation {
         Class::ALL.into_iter().filter_map(of).collect()
     }
 
-    /// Notes how long an answer took from its headers to its first content.
-    pub(super) fn learn_first_content(&self, took: Duration) {
+    /// Notes how long an answer took to its first content, from its headers and from the sending of
+    /// its request.
+    pub(super) fn learn_first_content(&self, from_headers: Duration, from_sending: Duration) {
         let mut learned = self.learned.lock();
-        let oldest = learned.oldest;
-        match learned.first_content.get_mut(oldest) {
-            Some(slot) => *slot = took,
-            None => learned.first_content.push(took),
-        }
-        learned.oldest = (oldest + 1) % KEPT;
-        learned.fresh += 1;
-        let believed = learned.first_content.len() >= BELIEVED;
-        if believed && (learned.quantiles.is_none() || learned.fresh >= EVERY) {
-            learned.fresh = 0;
-            learned.quantiles = quantiles(&learned.first_content);
-        }
+        learned.from_headers.learn(from_headers);
+        learned.from_sending.learn(from_sending);
     }
 
     /// What is usual from the headers to the first content, once enough is known.
     pub(super) fn first_content(&self) -> Option<FirstContent> {
-        self.learned.lock().quantiles
+        self.learned.lock().from_headers.usual()
+    }
+
+    /// What is usual from the sending of a request to the first content.
+    pub(super) fn to_first_content(&self) -> Option<FirstContent> {
+        self.learned.lock().from_sending.usual()
     }
 
     /// How long to wait for the first content where at most `most` may be waited.
@@ -319,16 +296,6 @@ const fn to_f64(count: u64) -> f64 {
     count as f64
 }
 
-fn quantiles(samples: &[Duration]) -> Option<FirstContent> {
-    let mut sorted = samples.to_vec();
-    sorted.sort_unstable();
-    let at = |percent: usize| sorted.get(sorted.len() * percent / 100).copied();
-    Some(FirstContent {
-        p50: at(50)?,
-        p99: at(99)?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,33 +308,16 @@ mod tests {
         let expectation = Expectation::new();
         let most = SECOND * 60;
         for _ in 0..99 {
-            expectation.learn_first_content(SECOND * 3);
+            expectation.learn_first_content(SECOND * 3, SECOND * 4);
         }
         assert_eq!(expectation.first_content_timeout(most), most);
-        expectation.learn_first_content(SECOND * 3);
+        expectation.learn_first_content(SECOND * 3, SECOND * 4);
         assert_eq!(expectation.first_content_timeout(most), SECOND * 6);
         assert_eq!(expectation.first_content_timeout(SECOND * 4), SECOND * 4);
-        for _ in 0..KEPT + EVERY {
-            expectation.learn_first_content(Duration::from_millis(5));
+        for _ in 0..300 {
+            expectation.learn_first_content(Duration::from_millis(5), SECOND);
         }
         assert_eq!(expectation.first_content_timeout(most), LEAST);
-    }
-
-    #[test]
-    fn one_slow_answer_in_a_hundred_counts_and_a_slower_one_in_a_thousand_does_not() {
-        let expectation = Expectation::new();
-        for n in 0..KEPT {
-            let slow = if n % 50 == 0 { 10 } else { 1 };
-            expectation.learn_first_content(SECOND * slow);
-        }
-        let usual = expectation.first_content();
-        assert_eq!(
-            usual,
-            Some(FirstContent {
-                p50: SECOND,
-                p99: SECOND * 10
-            })
-        );
     }
 
     fn shape(class: Class, cache_marked: bool, max_tokens: Option<u64>) -> Shape {

@@ -1,78 +1,20 @@
 //! The static rung: the route's fixed answer, as a valid message or stream, marked as such.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use seawall_actors::error::{CallError, Rejection};
-use seawall_actors::policy::ladder::Cause;
-use seawall_actors::verdict::Blame;
+use seawall_actors::caller::Occasion;
 use serde_json::{Value, json};
 
-use super::ask::{Endpoint, Reply, ReplyBody, Report};
-use super::attempt::Failure;
+use super::attempt::{Answer, AnswerBody, StoodIn};
 use super::exchange::Exchange;
 use crate::config::{Template, Variables};
 
 /// The answer names what it came from, and no model that never saw the request.
 const MODEL: &str = "static";
 
-/// Why a call gets the fixed answer, as its text may say.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Occasion {
-    pub(super) cause: Option<Cause>,
-    /// Until a target may answer again, as far as is known.
-    pub(super) retry_after: Option<Duration>,
-}
-
-impl Occasion {
-    pub(super) fn of(error: &CallError<Failure>) -> Self {
-        match error {
-            CallError::Failed { verdict, .. } => Self {
-                cause: Some(match verdict.blame {
-                    Blame::Quota => Cause::Quota,
-                    _ => Cause::AttemptsSpent,
-                }),
-                retry_after: verdict.not_before,
-            },
-            CallError::Refused(rejected) => Self {
-                cause: Some(match rejected.why {
-                    Rejection::BreakerOpen => Cause::BreakerOpen,
-                    Rejection::QuotaExhausted | Rejection::QueueFull => Cause::Quota,
-                    Rejection::RetryBudget => Cause::AttemptsSpent,
-                    _ => Cause::LastResort,
-                }),
-                retry_after: rejected.retry_after,
-            },
-            _ => Self::default(),
-        }
-    }
-}
-
-/// Whether the fixed answer is the right end of a call that failed so. It is a message, so only a
-/// call that asked for one gets it; a request that nobody would answer, or a credential that nobody
-/// accepts, is not helped by it.
-pub(super) const fn serves(endpoint: &Endpoint, error: &CallError<Failure>) -> bool {
-    if !matches!(endpoint, Endpoint::Messages) {
-        return false;
-    }
-    match error {
-        CallError::Failed { verdict, .. } => {
-            matches!(verdict.blame, Blame::Target | Blame::Network | Blame::Quota)
-        }
-        CallError::Refused(_) => true,
-        _ => false,
-    }
-}
-
 /// The fixed answer in the form that was asked for.
-pub(super) fn reply(
-    exchange: &Exchange,
-    template: &Template,
-    occasion: Occasion,
-    report: Report,
-) -> Reply {
+pub(super) fn answer(exchange: &Exchange, template: &Template, occasion: Occasion) -> Answer {
     let text = template.render(&Variables {
         retry_after: occasion.retry_after,
         route: &exchange.route,
@@ -88,11 +30,11 @@ pub(super) fn reply(
     };
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    Reply {
+    Answer {
         status: StatusCode::OK,
         headers,
-        body: ReplyBody::Whole(Bytes::from(body)),
-        report,
+        body: AnswerBody::Whole(Bytes::from(body)),
+        stood_in: Some(StoodIn::Static),
     }
 }
 
@@ -142,8 +84,6 @@ fn stream(id: &str, text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use seawall_actors::error::Rejected;
-
     use super::*;
     use crate::message::{Assembler, Message};
     use crate::provider::anthropic::stream::{End, StreamWatch};
@@ -176,41 +116,5 @@ mod tests {
         assert!(watch.is_final() && assembler.is_whole());
         let whole = Message::from_body(message("msg_seawall_1", TEXT).to_string().as_bytes());
         assert_eq!(Some(assembler.into_message()), whole);
-    }
-
-    fn failed(blame: Blame) -> CallError<Failure> {
-        CallError::Refused(Rejected {
-            why: match blame {
-                Blame::Quota => Rejection::QuotaExhausted,
-                Blame::Target => Rejection::BreakerOpen,
-                _ => Rejection::DeadlinePassed,
-            },
-            by: None,
-            retry_after: Some(Duration::from_secs(7)),
-        })
-    }
-
-    #[test]
-    fn only_a_call_for_a_message_is_answered_with_one() {
-        let error = failed(Blame::Target);
-        assert!(serves(&Endpoint::Messages, &error));
-        assert!(!serves(&Endpoint::CountTokens, &error));
-        let invalid = CallError::Panicked("no".into());
-        assert!(!serves(&Endpoint::Messages, &invalid));
-    }
-
-    #[test]
-    fn the_occasion_is_what_kept_the_call_from_its_answer() {
-        for (blame, cause) in [
-            (Blame::Quota, Cause::Quota),
-            (Blame::Target, Cause::BreakerOpen),
-            (Blame::Network, Cause::LastResort),
-        ] {
-            let occasion = Occasion::of(&failed(blame));
-            assert_eq!(occasion.cause, Some(cause));
-            assert_eq!(occasion.retry_after, Some(Duration::from_secs(7)));
-        }
-        let nothing = Occasion::of(&CallError::Panicked("no".into()));
-        assert_eq!((nothing.cause, nothing.retry_after), (None, None));
     }
 }

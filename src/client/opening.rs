@@ -36,7 +36,7 @@ pub(super) async fn open(
         Arc::clone(prepared),
         (attempt.number, attempt.rung),
         (body, attempt.reserved()),
-        attempt.deadline,
+        (attempt.started(), attempt.deadline),
     );
     if let Err(broken) = read(exchange, attempt, &mut watched).await {
         return failed(exchange, attempt, (status, headers), (watched, broken)).await;
@@ -52,6 +52,7 @@ pub(super) async fn open(
         status,
         headers,
         body: AnswerBody::Stream(Box::new(watched)),
+        stood_in: None,
     })
 }
 
@@ -113,6 +114,7 @@ fn whole(
             status,
             headers,
             body: AnswerBody::Held(events),
+            stood_in: None,
         }),
         verdict: Verdict::OK,
         cost: Some(cost),
@@ -124,7 +126,7 @@ async fn failed(
     exchange: &Exchange,
     attempt: &Attempt,
     (status, headers): (StatusCode, HeaderMap),
-    (watched, broken): (Watched, BrokenOff),
+    (mut watched, broken): (Watched, BrokenOff),
 ) -> Outcome<Answer, Failure> {
     // An error as the answer's first word is a refusal before anything was processed.
     let cost = if watched.has_started() {

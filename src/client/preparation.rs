@@ -2,17 +2,20 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Uri};
 use parking_lot::Mutex;
-use seawall_actors::caller::{Call, Rung};
+use seawall_actors::caller::{Call, Hedge, HedgeOn, Rung as ActorsRung};
 use seawall_actors::error::{Rejected, Rejection};
 use seawall_actors::policy::backoff::Backoff;
+use seawall_actors::policy::quota::Cost;
 use seawall_actors::policy::retry::Retry;
 use seawall_actors::policy::wait_queue::Tenant;
+use seawall_actors::system::Target as ActorsTarget;
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
@@ -20,11 +23,16 @@ use super::ask::{Ask, Endpoint};
 use super::counting::Count;
 use super::exchange::{Exchange, Prepared, Progress};
 use super::expectation::Shape;
+use super::ladders::{self, Ladder};
+use super::rungs::{Rungs, Sent};
+use super::source::Source;
 use super::{Seawall, stacking};
+use crate::capability::Features;
 use crate::config::{self, Route};
 use crate::delivery::{Delivery, Hold};
 use crate::error::Error;
 use crate::provider::anthropic::headers::{self as wire, Credential, Form};
+use crate::provider::anthropic::request::adapt::adapt;
 use crate::provider::anthropic::request::{RequestView, splice_model};
 use crate::transport::Transport;
 
@@ -39,13 +47,14 @@ pub(super) struct Started {
 
 impl Seawall {
     /// How the call may go: its deadline, its place in queues and its retries.
-    pub(super) fn plan(
-        tenants: &config::Tenants,
+    fn plan(
+        &self,
         exchange: &Exchange,
         ask: &Ask,
         route: &Route,
-        rungs: Vec<Rung>,
+        rungs: Vec<ActorsRung>,
     ) -> Result<Call, Error> {
+        let tenants = &self.shared.config.tenants;
         let profile = exchange.profile;
         let priority = if ask.profile.is_some() {
             profile.priority()
@@ -87,149 +96,111 @@ impl Seawall {
                 .as_deref()
                 .map_or_else(Tenant::default, |name| tenants.named(name)),
             retry,
-            hedge: None,
+            hedge: hedge(exchange, route),
         })
     }
 
-    /// Prepares what each rung of the route is sent.
+    /// Sets a call up: its rungs, and what its first target is sent.
     pub(super) async fn prepare(
         &self,
         started: Started,
-        ask: &mut Ask,
-        view: Option<&RequestView>,
+        mut ask: Ask,
+        view: Option<RequestView>,
         route: &Route,
-    ) -> Result<(Exchange, Vec<Rung>), Error> {
+    ) -> Result<(Arc<Exchange>, Call), Error> {
+        let ladder = self
+            .shared
+            .ladders
+            .of(&route.name)
+            .ok_or_else(|| Error::UnknownRoute(route.name.clone()))?;
+        let delivery = delivery(&ask, route);
+        let again = (delivery == Delivery::Resume || started.attempts > 0).then(|| ask.clone());
+        let kept = self.kept(&ask, route);
+        let brought = self.brought(&ask.headers);
+        let source = Source::new(&mut ask, view, brought);
+        let mut exchange = self.exchange(started, &ask, route, (Arc::clone(ladder), source));
+        exchange.delivery = delivery;
+        exchange.ask = again;
+        exchange.kept = kept;
+        let exchange = Arc::new(exchange);
+        let rungs = self.rungs(&exchange, ask.fallback).await?;
+        let call = self.plan(&exchange, &ask, route, rungs)?;
+        Ok((exchange, call))
+    }
+
+    fn exchange(
+        &self,
+        started: Started,
+        ask: &Ask,
+        route: &Route,
+        (ladder, source): (Arc<Ladder>, Source),
+    ) -> Exchange {
         let profile = ask.profile.unwrap_or(route.profile);
         let timeouts = ask.timeouts.unwrap_or_else(|| {
             ask.profile
                 .map_or(route.timeouts, crate::profile::Profile::timeouts)
         });
-        let delivery = match (ask.delivery, route.delivery) {
-            // A header says no more than "hold"; how long is the route's to say.
-            (Some(Delivery::Hold(asked)), Some(own @ Delivery::Hold(_)))
-                if asked == Hold::default() =>
-            {
-                own
-            }
-            (asked, own) => asked.or(own).unwrap_or_else(|| profile.delivery()),
-        };
-        let model = view.and_then(|view| view.model.as_deref());
-        let mut exchange = Exchange {
+        Exchange {
             call: started.call,
             endpoint: ask.endpoint.clone(),
             route: route.name.as_str().into(),
             profile,
-            delivery,
+            delivery: Delivery::AsItComes,
             on_disconnect: route.on_disconnect,
-            model: model.map(Arc::from),
-            streams: view.is_some_and(|view| view.stream),
+            model: source.model().map(Arc::from),
+            streams: source.view.as_ref().is_some_and(|view| view.stream),
             timeouts,
             began: started.began,
-            rungs: Vec::new(),
+            rungs: Rungs::new(ladder),
+            source,
+            kept: None,
             telemetry: self.shared.telemetry.clone(),
             run: run(ask, route),
             meter: ask.meter.clone(),
             ends: self.shared.ends.clone(),
-            ask: (delivery == Delivery::Resume || started.attempts > 0).then(|| ask.clone()),
+            ask: None,
             attempts_before: started.attempts,
             upstream_us: AtomicU64::new(0),
             progress: Mutex::new(started.progress),
-            status: AtomicU16::new(0),
+            statuses: Default::default(),
             unrecorded: AtomicBool::new(false),
-        };
-        let most = match ask.endpoint {
-            Endpoint::Messages | Endpoint::CountTokens => usize::MAX,
-            Endpoint::Other(..) => 1,
-        };
-        let mut named = self.targets(route, most).into_iter().peekable();
-        let brought = self.brought(&ask.headers);
-        let mut common = wire::request_headers(std::mem::take(&mut ask.headers));
-        let mut rungs = Vec::new();
-        while let Some((name, settings)) = named.next() {
-            let headers = match named.peek() {
-                Some(_) => common.clone(),
-                None => std::mem::take(&mut common),
-            };
-            let (prepared, rung) = self
-                .rung(
-                    (name, settings),
-                    (ask, view),
-                    (headers, brought.as_ref()),
-                    &exchange,
-                )
-                .await?;
-            exchange.rungs.push(Arc::new(prepared));
-            rungs.push(rung);
         }
-        Ok((exchange, rungs))
     }
 
-    /// The rungs of a route that are targets.
-    fn targets<'a>(&'a self, route: &Route, most: usize) -> Vec<(&'a str, &'a config::Target)> {
-        let targets = &self.shared.config.targets;
-        let target = |rung: &config::Rung| {
-            let (name, settings) = targets.get_key_value(rung.place.target()?)?;
-            Some((name.as_str(), settings))
-        };
-        route.ladder.iter().filter_map(target).take(most).collect()
-    }
-
-    async fn rung(
+    /// Prepares what a rung's target is sent.
+    pub(super) async fn send_to(
         &self,
-        (name, settings): (&str, &config::Target),
-        (ask, view): (&Ask, Option<&RequestView>),
-        (mut headers, brought): (HeaderMap, Option<&Credential>),
         exchange: &Exchange,
-    ) -> Result<(Prepared, Rung), Error> {
-        let (credential, source) = credential(settings, brought)?;
-        let asked = view.and_then(|view| view.model.as_deref());
-        let model = settings.model.as_deref().or(asked);
-        let body = match (view, model) {
-            (Some(view), Some(model)) => splice_model(&ask.body, view, model),
-            _ => ask.body.clone(),
-        };
-        credential.apply(&mut headers);
-        name_version(&mut headers);
+        rung: usize,
+    ) -> Result<(ActorsTarget, Cost), Error> {
+        let (name, settings, of) = self.target_of(exchange, rung)?;
+        let source = &exchange.source;
+        let (credential, origin) = credential(settings, source.brought.as_ref())?;
+        let model = settings.model.as_deref().or_else(|| source.model());
+        let (body, losses) = self.written_for(exchange, of, settings)?;
+        let who = (model, &*credential);
+        let endpoint = &exchange.endpoint;
         let (target, expectation) = self
             .shared
             .targets
-            .resolve(
-                &self.shared,
-                (name, settings),
-                &ask.endpoint,
-                (model, &credential),
-            )
+            .resolve(&self.shared, (name, settings), endpoint, who)
             .await?;
-        let transport = self.transport(exchange.timeouts.connect);
-        let shape = Shape::of(model.unwrap_or(""), view);
-        let mut expected = match ask.endpoint {
-            Endpoint::Messages => expectation.expect(shape),
-            _ => expectation.request_only(shape),
-        };
-        let known = match (&ask.endpoint, &ask.query) {
+        let mut headers = source.take_headers().unwrap_or_else(|| {
+            let sent = exchange.rungs.any_prepared();
+            sent.map(|sent| sent.headers.clone()).unwrap_or_default()
+        });
+        credential.apply(&mut headers);
+        name_version(&mut headers);
+        let known = match (endpoint, &source.query) {
             (Endpoint::Messages, None) => self.shared.targets.messages_at(name),
             _ => None,
         };
-        // Rungs below the first are rarely reached, and then the call has waited enough.
-        if ask.endpoint == Endpoint::Messages
-            && exchange.rungs.is_empty()
-            && settings
-                .count_tokens_above
-                .is_some_and(|above| expected.prompt() > above)
-        {
-            let count = Count {
-                settings: (name, settings),
-                model,
-                credential: &credential,
-                headers: &headers,
-                body: &body,
-                transport: &*transport,
-            };
-            let deadline = exchange.began + exchange.timeouts.total;
-            let counted = self.count(count, deadline).boxed().await;
-            expected = expectation.expect(Shape { counted, ..shape });
-        }
-        let prepared = Prepared {
+        let shape = Shape::of(model.unwrap_or(""), source.view.as_ref());
+        let expected = match endpoint {
+            Endpoint::Messages => expectation.expect(shape),
+            _ => expectation.request_only(shape),
+        };
+        let mut prepared = Prepared {
             name: name.into(),
             model: match &settings.model {
                 Some(own) => Some(own.as_str().into()),
@@ -237,17 +208,96 @@ impl Seawall {
             },
             uri: match known {
                 Some(known) => known,
-                None => address(&settings.base_url, &ask.endpoint, ask.query.as_deref())?,
+                None => address(&settings.base_url, endpoint, source.query.as_deref())?,
             },
             headers,
             body,
-            credential_source: source,
-            transport,
+            credential_source: origin,
+            transport: self.transport(exchange.timeouts.connect),
             expectation,
             expected,
         };
-        let cost = expected.cost;
-        Ok((prepared, Rung::target(target, cost)))
+        // Rungs below the first are rarely reached, and then the call has waited enough.
+        if *endpoint == Endpoint::Messages
+            && exchange.rungs.any_prepared().is_none()
+            && settings
+                .count_tokens_above
+                .is_some_and(|above| prepared.expected.prompt() > above)
+        {
+            let counted = self
+                .counted_by((name, settings), (model, &credential), &prepared, exchange)
+                .boxed()
+                .await;
+            prepared.expected = prepared.expectation.expect(Shape { counted, ..shape });
+        }
+        let cost = prepared.expected.cost;
+        let sent = Sent {
+            prepared: Arc::new(prepared),
+            target: target.clone(),
+            cost,
+            losses,
+        };
+        exchange.rungs.keep(rung, sent);
+        Ok((target, cost))
+    }
+
+    async fn counted_by(
+        &self,
+        settings: (&str, &config::Target),
+        (model, credential): (Option<&str>, &Credential),
+        prepared: &Prepared,
+        exchange: &Exchange,
+    ) -> Option<u64> {
+        let count = Count {
+            settings,
+            model,
+            credential,
+            headers: &prepared.headers,
+            body: &prepared.body,
+            transport: &*prepared.transport,
+        };
+        let deadline = exchange.began + exchange.timeouts.total;
+        self.count(count, deadline).await
+    }
+
+    /// The request as a rung's target takes it, and what it lost.
+    fn written_for(
+        &self,
+        exchange: &Exchange,
+        of: &ladders::Rung,
+        settings: &config::Target,
+    ) -> Result<(Bytes, Features), Error> {
+        let source = &exchange.source;
+        let (Some(view), Some(model)) = (&source.view, settings.model.as_deref()) else {
+            return Ok((source.body.clone(), Features::NONE));
+        };
+        if exchange.rungs.ladder().targets < 2 {
+            return Ok((splice_model(&source.body, view, model), Features::NONE));
+        }
+        let capabilities = self.capabilities(exchange, of);
+        let adapted = self.fits(exchange, of, &capabilities).and_then(|fit| {
+            let from = self.conversed_with(exchange);
+            adapt(&source.body, view, from, Some(model), &fit)
+        });
+        let adapted = adapted.map_err(|misfit| {
+            let name = Arc::clone(&of.name);
+            Error::Unfit(vec![(name, misfit)])
+        })?;
+        Ok((adapted.body, adapted.losses))
+    }
+
+    fn target_of<'a>(
+        &'a self,
+        exchange: &'a Exchange,
+        rung: usize,
+    ) -> Result<(&'a str, &'a config::Target, &'a ladders::Rung), Error> {
+        let of = exchange.rungs.ladder().rungs.get(rung);
+        let found = of.and_then(|of| {
+            let targets = &self.shared.config.targets;
+            let (name, settings) = targets.get_key_value(of.place.target()?)?;
+            Some((name.as_str(), settings, of))
+        });
+        found.ok_or_else(|| Error::UnknownRoute(exchange.route.to_string()))
     }
 
     fn transport(&self, connect: Duration) -> Arc<dyn Transport> {
@@ -256,7 +306,7 @@ impl Seawall {
     }
 
     /// The provider's credential that a client sent. Where client keys are asked for, it is none.
-    fn brought(&self, from_client: &HeaderMap) -> Option<Credential> {
+    pub(super) fn brought(&self, from_client: &HeaderMap) -> Option<Credential> {
         let guarded = !self.shared.config.gateway.client_keys.is_empty();
         (!guarded).then(|| Credential::from_headers(from_client))?
     }
@@ -298,6 +348,34 @@ pub(super) fn address(base: &str, endpoint: &Endpoint, query: Option<&str>) -> R
         None => format!("{base}{path}"),
     };
     text.parse().map_err(|_| Error::BadAddress(text))
+}
+
+/// Whether a slow attempt gets a second one beside it. An answer that is not streamed shows nothing of
+/// how it goes.
+fn hedge(exchange: &Exchange, route: &Route) -> Option<Hedge> {
+    let settings = route.hedge.as_ref().filter(|_| exchange.is_stream())?;
+    Some(Hedge {
+        after: settings.after,
+        on: match settings.on {
+            config::HedgeOn::Next => HedgeOn::Next,
+            config::HedgeOn::Same => HedgeOn::Same,
+        },
+        budget: Arc::clone(exchange.rungs.ladder().hedges.as_ref()?),
+    })
+}
+
+/// How a streamed answer reaches the caller.
+fn delivery(ask: &Ask, route: &Route) -> Delivery {
+    let profile = ask.profile.unwrap_or(route.profile);
+    match (ask.delivery, route.delivery) {
+        // A header says no more than "hold"; how long is the route's to say.
+        (Some(Delivery::Hold(asked)), Some(own @ Delivery::Hold(_)))
+            if asked == Hold::default() =>
+        {
+            own
+        }
+        (asked, own) => asked.or(own).unwrap_or_else(|| profile.delivery()),
+    }
 }
 
 /// The run that a call belongs to, told apart from those of other tenants.

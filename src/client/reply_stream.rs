@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ask::{Reply, ReplyBody};
 use super::exchange::Exchange;
+use super::kept::Recorder;
 use super::resume::Resumable;
 use super::stream::{BrokenOff, Watched, error_type};
 use crate::config::OnDisconnect;
@@ -35,6 +36,8 @@ const PING_EVERY: Duration = Duration::from_secs(15);
 /// whose caller has left.
 pub struct ReplyStream {
     source: Source,
+    /// Keeps the answer when it has come whole.
+    recorder: Option<Recorder>,
 }
 
 /// Where the events come from.
@@ -58,21 +61,25 @@ pub(super) struct Waiting {
 }
 
 impl ReplyStream {
-    pub(super) const fn live(watched: Box<Watched>) -> Self {
+    /// The provider's stream, and what listens to it on its way.
+    pub(super) const fn live(watched: Box<Watched>, recorder: Option<Recorder>) -> Self {
         Self {
             source: Source::Live(watched),
+            recorder,
         }
     }
 
     pub(super) const fn held(events: VecDeque<Bytes>) -> Self {
         Self {
             source: Source::Held(events),
+            recorder: None,
         }
     }
 
     pub(super) const fn resumable(resumable: Box<Resumable>) -> Self {
         Self {
             source: Source::Resumable(resumable),
+            recorder: None,
         }
     }
 
@@ -88,6 +95,7 @@ impl ReplyStream {
                 exchange,
                 ping,
             }),
+            recorder: None,
         }
     }
 
@@ -110,32 +118,43 @@ impl Stream for ReplyStream {
     type Item = Bytes;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let this = &mut *self;
         loop {
-            match &mut self.source {
+            match &mut this.source {
                 Source::Over => return Poll::Ready(None),
                 Source::Held(events) => {
                     let next = events.pop_front();
                     if next.is_none() {
-                        self.source = Source::Over;
+                        this.source = Source::Over;
                     }
                     return Poll::Ready(next);
                 }
                 Source::Live(watched) => match ready!(watched.poll_events(cx)) {
-                    Some(Ok(events)) => return Poll::Ready(Some(events)),
+                    Some(Ok(events)) => {
+                        if let Some(recorder) = &mut this.recorder {
+                            recorder.hear(&events);
+                        }
+                        return Poll::Ready(Some(events));
+                    }
                     Some(Err(broken)) => {
                         watched.exchange().publish(None);
                         let last = last_event(watched.exchange(), broken);
-                        return self.last(last);
+                        return this.last(last);
                     }
-                    None => self.source = Source::Over,
+                    None => {
+                        this.source = Source::Over;
+                        if let Some(recorder) = this.recorder.take() {
+                            recorder.finish();
+                        }
+                    }
                 },
                 Source::Resumable(resumable) => match ready!(resumable.poll_events(cx)) {
                     Some(events) => return Poll::Ready(Some(events)),
-                    None => self.source = Source::Over,
+                    None => this.source = Source::Over,
                 },
                 Source::Waiting(waiting) => match waiting.poll(cx) {
-                    Poll::Ready(Answered::Stream(stream)) => *self = stream,
-                    Poll::Ready(Answered::Last(event)) => return self.last(event),
+                    Poll::Ready(Answered::Stream(stream)) => *this = stream,
+                    Poll::Ready(Answered::Last(event)) => return this.last(event),
                     Poll::Pending => {
                         ready!(poll_ping(&mut waiting.ping, cx));
                         return Poll::Ready(Some(Bytes::from_static(PING_EVENT.as_bytes())));

@@ -61,6 +61,8 @@ pub(super) struct Watched {
     decoder: SseDecoder,
     watch: StreamWatch,
     dog: Watchdog,
+    /// When the request was sent.
+    sent: Instant,
     /// Whole events that nobody has read.
     ready: VecDeque<Bytes>,
     ready_bytes: usize,
@@ -72,6 +74,7 @@ pub(super) struct Watched {
     released: Option<Released>,
     failed: Option<BrokenOff>,
     over: bool,
+    billed: bool,
 }
 
 /// A provider's events come from the connection's own task one by one, also where they arrived
@@ -124,7 +127,7 @@ impl Watched {
         prepared: Arc<Prepared>,
         attempt: (u32, usize),
         (body, charged): (Body, Cost),
-        deadline: Instant,
+        (sent, deadline): (Instant, Instant),
     ) -> Self {
         let mut timeouts = exchange.timeouts;
         if timeouts.learn_first_content {
@@ -140,6 +143,7 @@ impl Watched {
             decoder: SseDecoder::new(),
             watch: StreamWatch::new(),
             dog: Watchdog::new(timeouts, Instant::now(), deadline),
+            sent,
             ready: VecDeque::new(),
             ready_bytes: 0,
             partial: BytesMut::new(),
@@ -148,6 +152,7 @@ impl Watched {
             released: None,
             failed: None,
             over: false,
+            billed: false,
         }
     }
 
@@ -272,7 +277,7 @@ impl Watched {
             self.dog.content(now);
             self.prepared
                 .expectation
-                .learn_first_content(self.dog.since_headers(now));
+                .learn_first_content(self.dog.since_headers(now), now.duration_since(self.sent));
         }
         if !was_stopped && self.watch.is_stopped() {
             // From here on there is only the end to wait for.
@@ -327,6 +332,7 @@ impl Watched {
     /// All events of a whole answer and what its quota is settled with. It is billed with what it used.
     pub(super) fn into_whole(mut self) -> (VecDeque<Bytes>, Cost) {
         let usage = self.watch.usage().clone();
+        self.billed = true;
         self.exchange.bill(&self.prepared, &usage);
         let cost = self.prepared.expected.settled(usage.billed());
         (std::mem::take(&mut self.ready), cost)
@@ -338,7 +344,8 @@ impl Watched {
     }
 
     /// Bills what came of an answer that broke off.
-    pub(super) fn bill_part(&self) -> Tokens {
+    pub(super) fn bill_part(&mut self) -> Tokens {
+        self.billed = true;
         self.exchange.bill_part(&self.prepared, &self.watch)
     }
 
@@ -464,6 +471,7 @@ impl Watched {
         self.exchange.count_attempt(self.attempt, verdict);
         let tokens = if verdict.is_ok() {
             let usage = self.watch.usage();
+            self.billed = true;
             self.exchange.bill(&self.prepared, usage);
             usage.billed()
         } else {
@@ -491,6 +499,10 @@ impl Drop for Watched {
             Verdict::DEPARTED
         };
         self.settle(&verdict);
+        // An attempt that was left or outrun before its release has used what came of it.
+        if !self.billed && self.has_started() {
+            self.bill_part();
+        }
     }
 }
 

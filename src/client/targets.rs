@@ -18,7 +18,8 @@ use seawall_actors::system::{QuotaSpec, System, Target, TargetSpec};
 
 use super::Shared;
 use super::ask::Endpoint;
-use super::expectation::{Accuracy, Expectation, FirstContent};
+use super::expectation::{Accuracy, Expectation};
+use super::first_content::FirstContent;
 use super::preparation::address;
 use crate::config;
 use crate::error::Error;

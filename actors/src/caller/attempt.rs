@@ -121,6 +121,15 @@ impl Attempt {
         self.hold.on_permit(Permit::mark_sent);
     }
 
+    /// When it was admitted; now, where its permit has been taken along.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        let mut started = None;
+        self.hold
+            .on_permit(|permit| started = Some(permit.started()));
+        started.unwrap_or_else(Instant::now)
+    }
+
     /// What is reserved for the attempt; nothing where its target has no quota.
     #[must_use]
     pub fn reserved(&self) -> Cost {

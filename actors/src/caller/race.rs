@@ -138,10 +138,12 @@ impl<E: Send> Walk<E> {
     {
         let (target, until) = (&turn.target, turn.until);
         let mut slow_at = Some(permit.started() + target.breaker().slow_after());
-        let mut second = match &self.call.hedge {
-            Some(hedge) => Second::Due(permit.started() + hedge.after),
-            None => Second::Without,
-        };
+        let hedge = self.call.hedge.as_ref();
+        let after =
+            hedge.and_then(|hedge| hedge.after.or_else(|| operation.usually_within(turn.rung)));
+        let mut second = after.map_or(Second::Without, |after| {
+            Second::Due(permit.started() + after)
+        });
         let (arm, attempt) = self.arm((turn.rung, target), permit, until);
         let first = AssertUnwindSafe(operation.attempt(attempt)).catch_unwind();
         tokio::pin!(first);
@@ -265,7 +267,7 @@ impl<E: Send> Walk<E> {
             async move {
                 let (target, cost) = match place {
                     Place::Target(target, cost) => (target, cost),
-                    Place::Later(_) => operation.place(rung).await?,
+                    Place::Later(_) => operation.place(rung).await.ok()?,
                     Place::StandIn(_) => return None,
                 };
                 if !budget.lock().affords(cost) {

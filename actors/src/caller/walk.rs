@@ -8,8 +8,8 @@ use futures_util::future::select_all;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Call, CallContext, CallReport, Finished, Operation, Place, Rung, rejected_by, rejected_for,
-    rejection,
+    Call, CallContext, CallReport, Finished, Occasion, Operation, Place, Rung, rejected_by,
+    rejected_for, rejection,
 };
 use crate::breaker::{Bar, Knock, Ticket};
 use crate::error::{CallError, Rejected, Rejection};
@@ -103,7 +103,7 @@ impl<E: Send> Walk<E> {
             let mut passing = true;
             while let Some(rung) = self.ladder.rung() {
                 if self.is_stand_in(rung) {
-                    if let Some(answer) = operation.stand_in(rung, cause).await {
+                    if let Some(answer) = operation.stand_in(rung, self.occasion(cause)).await {
                         return Ok(self.stood_in(rung, answer));
                     }
                     let next = self.ladder.pass_by(cause);
@@ -202,13 +202,11 @@ impl<E: Send> Walk<E> {
             return Err(Left::GiveUp);
         };
         let placed = match &at.place {
-            Place::Target(target, cost) => Some((target.clone(), *cost)),
+            Place::Target(target, cost) => Ok((target.clone(), *cost)),
             Place::Later(_) => operation.place(rung).await,
-            Place::StandIn(_) => None,
+            Place::StandIn(_) => Err(Cause::NotFound),
         };
-        let Some((target, cost)) = placed else {
-            return Err(Left::Fell(Cause::NotFound, "not_placed"));
-        };
+        let (target, cost) = placed.map_err(|cause| Left::Fell(cause, "not_placed"))?;
         let now = Instant::now();
         let until = match at.rules.share {
             Some(share) => {
@@ -404,13 +402,25 @@ impl<E: Send> Walk<E> {
         let rungs: Vec<usize> = self.ladder.last_resorts().collect();
         for rung in rungs {
             let cause = Some(Cause::LastResort);
-            if let Some(answer) = operation.stand_in(rung, cause).await {
+            if let Some(answer) = operation.stand_in(rung, self.occasion(cause)).await {
                 self.report.cause = cause;
                 self.announce(rung, Some(rung), Cause::LastResort.as_str());
                 return Ok(self.stood_in(rung, answer));
             }
         }
         Err(self.last_error())
+    }
+
+    fn occasion(&self, cause: Option<Cause>) -> Occasion {
+        let said = self
+            .last
+            .as_ref()
+            .and_then(|(_, verdict)| verdict.not_before);
+        let rejected = self.report.rejected.as_ref();
+        Occasion {
+            cause,
+            retry_after: said.or_else(|| rejected?.retry_after),
+        }
     }
 
     fn is_stand_in(&self, rung: usize) -> bool {

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::caller::{Hedge, HedgeOn, Operation, Place};
+use crate::caller::{Hedge, HedgeOn, Occasion, Operation, Place};
 use crate::policy::backoff::Backoff;
 use crate::policy::hedge::HedgeBudget;
 use crate::policy::ladder::{Cause, Causes, Rules};
@@ -62,13 +62,18 @@ impl Operation for Played {
         }
     }
 
-    async fn place(&self, _: usize) -> Option<(Target, Cost)> {
-        Some((self.later.clone()?, Cost::ZERO))
+    async fn place(&self, _: usize) -> Result<(Target, Cost), Cause> {
+        let target = self.later.clone().ok_or(Cause::NotFound)?;
+        Ok((target, Cost::ZERO))
     }
 
-    async fn stand_in(&self, rung: usize, cause: Option<Cause>) -> Option<&'static str> {
-        self.asked.lock().push((rung, cause));
+    async fn stand_in(&self, rung: usize, occasion: Occasion) -> Option<&'static str> {
+        self.asked.lock().push((rung, occasion.cause));
         self.stand_in
+    }
+
+    fn usually_within(&self, rung: usize) -> Option<Duration> {
+        Some(Duration::from_secs(if rung == 0 { 2 } else { 50 }))
     }
 
     fn probes(&self, _: usize) -> bool {
@@ -273,7 +278,7 @@ fn hedged(call: Call, on: HedgeOn, savings: u32) -> Call {
     (0..savings * 5).for_each(|_| budget.on_call(cost));
     Call {
         hedge: Some(Hedge {
-            after: Duration::from_secs(2),
+            after: (on == HedgeOn::Same).then_some(Duration::from_secs(2)),
             on,
             budget: Arc::new(Mutex::new(budget)),
         }),

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::response::Response;
 use http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use seawall::client::ask::Report;
+use seawall::client::ask::{Report, Skipped};
 use seawall::error::Error;
 use seawall::provider::anthropic::error_body;
 use seawall_actors::error::{Rejected, Rejection};
@@ -17,6 +17,12 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 const CALL: HeaderName = HeaderName::from_static("x-seawall-call");
 const RUNG: HeaderName = HeaderName::from_static("x-seawall-rung");
+const DEGRADED: HeaderName = HeaderName::from_static("x-seawall-degraded");
+const CAUSE: HeaderName = HeaderName::from_static("x-seawall-cause");
+const MODEL: HeaderName = HeaderName::from_static("x-seawall-model");
+const SKIPPED: HeaderName = HeaderName::from_static("x-seawall-skipped");
+const LOST: HeaderName = HeaderName::from_static("x-seawall-lost");
+const CACHE: HeaderName = HeaderName::from_static("x-seawall-cache");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-seawall-attempts");
 const QUEUED: HeaderName = HeaderName::from_static("x-seawall-queued-ms");
 
@@ -33,6 +39,25 @@ pub(crate) fn stamp(headers: &mut HeaderMap, report: &Report) {
     put(CALL, &report.call);
     if !report.rung.is_empty() {
         put(RUNG, &report.rung);
+    }
+    if let Some(badge) = &report.cache {
+        put(CACHE, badge);
+    }
+    if let Some(cause) = report.cause {
+        put(CAUSE, cause.as_str());
+    }
+    if let Some(kind) = report.degraded {
+        put(DEGRADED, kind.as_str());
+        if let Some(model) = &report.model {
+            put(MODEL, model);
+        }
+    }
+    if !report.losses.is_empty() {
+        put(LOST, &report.losses.to_string());
+    }
+    if !report.skipped.is_empty() {
+        let skipped: Vec<String> = report.skipped.iter().map(Skipped::to_string).collect();
+        put(SKIPPED, &skipped.join(", "));
     }
     let queued = u64::try_from(report.queued.as_millis()).unwrap_or(u64::MAX);
     headers.insert(ATTEMPTS, report.attempts.into());

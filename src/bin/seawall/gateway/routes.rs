@@ -35,6 +35,7 @@ static PROFILE: HeaderName = HeaderName::from_static("x-seawall-profile");
 /// Which run of an agent a call belongs to.
 static RUN: HeaderName = HeaderName::from_static("x-seawall-run");
 static TENANT: HeaderName = HeaderName::from_static("x-seawall-tenant");
+static FALLBACK: HeaderName = HeaderName::from_static("x-seawall-fallback");
 static DELIVERY: HeaderName = HeaderName::from_static("x-seawall-delivery");
 /// Official SDKs count their own retries of a call in it, from 0.
 static CLIENT_RETRIES: HeaderName = HeaderName::from_static("x-stainless-retry-count");
@@ -204,6 +205,7 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
     };
     let profile = read_word(&PROFILE, named(&PROFILE))?;
     let delivery = read_word(&DELIVERY, named(&DELIVERY))?;
+    let fallback = read_word(&FALLBACK, named(&FALLBACK))?.unwrap_or_default();
     // What is no number came from no SDK, so nothing is known of earlier tries.
     let client_retries = named(&CLIENT_RETRIES)
         .and_then(|count| count.parse().ok())
@@ -220,6 +222,7 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
         profile,
         tenant,
         run,
+        fallback,
         delivery,
         timeouts: None,
         client_retries,

@@ -1,0 +1,135 @@
+//! The cache's part in a call: what may serve it, and whether its answer is kept.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+use metrics::counter;
+use seawall_actors::policy::ladder::Cause;
+
+use super::Seawall;
+use super::ask::{Ask, Endpoint};
+use crate::cache::{
+    Admission, Ages, CacheKey, Entry, Fingerprint, Hit, KeyParts, Recording, Scope, Store, Unfit,
+};
+use crate::config::Route;
+
+/// The cache's part in one call.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    store: Arc<Store>,
+    key: CacheKey,
+    admission: Admission,
+    ages: Ages,
+}
+
+impl Seawall {
+    /// The cache's part in a call, where its route has one and its request can be told from others.
+    pub(super) fn kept(&self, ask: &Ask, route: &Route) -> Option<Kept> {
+        let settings = route.cache.as_ref()?;
+        let store = self.shared.store.as_ref()?;
+        if ask.endpoint != Endpoint::Messages {
+            return None;
+        }
+        let brought = self.brought(&ask.headers);
+        let tenant = ask.tenant.as_deref();
+        let scope = match &brought {
+            _ if settings.shared => Scope::Shared,
+            Some(credential) => Scope::Credential(credential, tenant),
+            None => Scope::Tenant(tenant.unwrap_or("")),
+        };
+        let first = route.ladder.iter().find_map(|rung| rung.place.target());
+        let targets = &self.shared.config.targets;
+        let model = first.and_then(|name| targets.get(name)?.model.as_deref());
+        let fingerprint = Fingerprint::of(&KeyParts {
+            scope,
+            route: &route.name,
+            model,
+            query: ask.query.as_deref(),
+            headers: &ask.headers,
+            body: &ask.body,
+        })?;
+        let temperature = fingerprint.temperature;
+        let admission = Admission::of(&ask.headers, temperature, settings.max_temperature);
+        Some(Kept {
+            store: Arc::clone(store),
+            key: fingerprint.key,
+            admission,
+            ages: Ages {
+                ttl: settings.ttl,
+                stale_if_error: settings.stale_if_error,
+            },
+        })
+    }
+}
+
+impl Kept {
+    /// Finds an answer that may serve the call. `cause` is why the rungs above did not; with none
+    /// they have not been asked, and only a fresh answer is as good as theirs.
+    pub(super) async fn find(&self, cause: Option<Cause>) -> Option<Hit> {
+        let (serves, ages) = match cause {
+            None => (self.admission.serves_first(), self.ages.fresh_only()),
+            Some(_) => (self.admission.serves_last(), self.ages),
+        };
+        if !serves {
+            return None;
+        }
+        self.store.find(&self.key, Timestamp::now(), ages).await
+    }
+
+    /// Keeps an answer that came whole.
+    pub(super) fn keep_body(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) {
+        if self.admission.keeps() {
+            let at = (Timestamp::now(), self.store.largest());
+            self.keep(Entry::of_body(status, headers, body, at));
+        }
+    }
+
+    /// Keeps an answer that was held until its stream was whole.
+    pub(super) fn keep_events<'e>(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        events: impl IntoIterator<Item = &'e [u8]>,
+    ) {
+        if self.admission.keeps() {
+            let at = (Timestamp::now(), self.store.largest());
+            self.keep(Entry::of_events(status, headers, events, at));
+        }
+    }
+
+    /// What listens to an answer that is handed on as it comes.
+    pub(super) fn record(&self, status: StatusCode, headers: &HeaderMap) -> Option<Recorder> {
+        self.admission.keeps().then(|| Recorder {
+            recording: Recording::new(status, headers, self.store.largest()),
+            kept: self.clone(),
+        })
+    }
+
+    fn keep(&self, entry: Result<Entry, Unfit>) {
+        match entry {
+            Ok(entry) => self.store.put(self.key, entry),
+            Err(why) => {
+                counter!("seawall_cache_unfit_total", "why" => why.as_str()).increment(1);
+            }
+        }
+    }
+}
+
+/// Listens to a stream on its way to the caller.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    recording: Recording,
+    kept: Kept,
+}
+
+impl Recorder {
+    pub(super) fn hear(&mut self, events: &bytes::Bytes) {
+        self.recording.hear(events);
+    }
+
+    /// The stream has ended well.
+    pub(super) fn finish(self) {
+        self.kept.keep(self.recording.finish(Timestamp::now()));
+    }
+}

@@ -1,0 +1,260 @@
+//! The rungs of one call: which of them are for it, and what each is sent.
+//!
+//! A rung below the first gets its request when the call comes to it, which few calls do.
+
+use std::sync::{Arc, OnceLock};
+
+use seawall_actors::caller::{Place as At, Rung};
+use seawall_actors::policy::ladder::{Cause, Kind};
+use seawall_actors::policy::quota::Cost;
+use seawall_actors::system::Target;
+
+use super::Seawall;
+use super::ask::{Endpoint, Fallback, Skipped};
+use super::exchange::{Exchange, Prepared};
+use super::ladders::{self, Ladder};
+use crate::capability::{Capabilities, Features, Fit, Misfit, Needs, fit};
+use crate::client::expectation::Shape;
+use crate::config::Place;
+use crate::error::Error;
+
+/// A call's rungs, as far as it has come to them.
+#[derive(Debug)]
+pub(super) struct Rungs {
+    ladder: Arc<Ladder>,
+    sent: Vec<OnceLock<Sent>>,
+    /// Rungs that are not for the call, each with the reason.
+    pub(super) unfit: OnceLock<Vec<(usize, Misfit)>>,
+    /// Why a rung could not be set up, where that was the last word.
+    pub(super) failed: parking_lot::Mutex<Option<Error>>,
+}
+
+/// What a rung is sent, and what it cost the request.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) prepared: Arc<Prepared>,
+    pub(super) target: Target,
+    pub(super) cost: Cost,
+    pub(super) losses: Features,
+}
+
+impl Rungs {
+    pub(super) fn new(ladder: Arc<Ladder>) -> Self {
+        let sent = ladder.rungs.iter().map(|_| OnceLock::new()).collect();
+        Self {
+            ladder,
+            sent,
+            unfit: OnceLock::new(),
+            failed: parking_lot::Mutex::new(None),
+        }
+    }
+
+    pub(super) fn ladder(&self) -> &Arc<Ladder> {
+        &self.ladder
+    }
+
+    pub(super) fn name(&self, rung: usize) -> Option<&Arc<str>> {
+        self.ladder.rungs.get(rung).map(|rung| &rung.name)
+    }
+
+    pub(super) fn place(&self, rung: usize) -> Option<&Place> {
+        self.ladder.rungs.get(rung).map(|rung| &rung.place)
+    }
+
+    pub(super) fn sent(&self, rung: usize) -> Option<&Sent> {
+        self.sent.get(rung)?.get()
+    }
+
+    pub(super) fn prepared(&self, rung: usize) -> Option<&Arc<Prepared>> {
+        self.sent(rung).map(|sent| &sent.prepared)
+    }
+
+    /// What the first rung that was prepared is sent.
+    pub(super) fn any_prepared(&self) -> Option<&Arc<Prepared>> {
+        self.sent
+            .iter()
+            .find_map(|sent| Some(&sent.get()?.prepared))
+    }
+
+    /// Rungs that could not carry the request, for whoever is told.
+    pub(super) fn skipped(&self) -> Vec<Skipped> {
+        let misfits = self.unfit.get().into_iter().flatten();
+        misfits
+            .filter_map(|(rung, why)| {
+                Some(Skipped {
+                    rung: Arc::clone(self.name(*rung)?),
+                    why: why.clone(),
+                })
+            })
+            .collect()
+    }
+
+    /// The same in one line; empty for most calls.
+    pub(super) fn skipped_words(&self) -> String {
+        let words: Vec<String> = self.skipped().iter().map(Skipped::to_string).collect();
+        words.join(", ")
+    }
+
+    pub(super) fn keep(&self, rung: usize, sent: Sent) {
+        if let Some(place) = self.sent.get(rung) {
+            // Prepared twice at the same time, both are the same.
+            drop(place.set(sent));
+        }
+    }
+
+    /// The rung where a call begins that asks no cache: the first target.
+    pub(super) fn first_target(&self) -> Option<(usize, &ladders::Rung)> {
+        let mut rungs = self.ladder.rungs.iter().enumerate();
+        rungs.find(|(_, rung)| rung.place.target().is_some())
+    }
+}
+
+impl Seawall {
+    /// The rungs as the actors walk them. The first that is a target is prepared, unless an answer at
+    /// hand is looked for before.
+    pub(super) async fn rungs(
+        &self,
+        exchange: &Arc<Exchange>,
+        fallback: Fallback,
+    ) -> Result<Vec<Rung>, Error> {
+        let ladder = exchange.rungs.ladder();
+        let several = ladder.targets > 1;
+        let mut misfits = Vec::new();
+        let mut rungs = Vec::with_capacity(ladder.rungs.len());
+        let mut targets = 0_usize;
+        for (index, rung) in ladder.rungs.iter().enumerate() {
+            let mut rules = rung.rules;
+            let place = if rules.kind == Kind::Target {
+                targets += 1;
+                At::Later(Arc::clone(&rung.name))
+            } else {
+                At::StandIn(stand_in_name(&rung.place))
+            };
+            if let Some(why) = not_for(exchange, fallback, (rung, targets)) {
+                rules.unfit = Some(why);
+            } else if several && rules.kind == Kind::Target {
+                let capabilities = self.capabilities(exchange, rung);
+                rules.room = capabilities.context_tokens;
+                if let Err(misfit) = self.fits(exchange, rung, &capabilities) {
+                    rules.unfit = Some(misfit.as_str());
+                    misfits.push((index, misfit));
+                }
+            }
+            rungs.push(Rung { place, rules });
+        }
+        let begins = rungs.iter().position(|rung| rung.rules.unfit.is_none());
+        let has_target =
+            |rung: &Rung| rung.rules.unfit.is_none() && rung.rules.kind == Kind::Target;
+        if !rungs.iter().any(has_target) && !misfits.is_empty() {
+            let named =
+                |(rung, why): (usize, Misfit)| Some((exchange.rungs.name(rung)?.clone(), why));
+            return Err(Error::Unfit(
+                misfits.into_iter().filter_map(named).collect(),
+            ));
+        }
+        // Errors of a call's beginning are its own: a missing credential, a wrong address.
+        if let Some((index, rung)) = begins.and_then(|index| Some((index, rungs.get_mut(index)?)))
+            && rung.rules.kind == Kind::Target
+        {
+            let (target, cost) = self.send_to(exchange, index).await?;
+            rung.place = At::Target(target, cost);
+        }
+        if !misfits.is_empty() {
+            drop(exchange.rungs.unfit.set(misfits));
+        }
+        Ok(rungs)
+    }
+
+    /// Prepares a rung that a call has come to.
+    pub(super) async fn place(
+        &self,
+        exchange: &Exchange,
+        rung: usize,
+    ) -> Result<(Target, Cost), Cause> {
+        if let Some(sent) = exchange.rungs.sent(rung) {
+            return Ok((sent.target.clone(), sent.cost));
+        }
+        self.send_to(exchange, rung).await.map_err(|error| {
+            let cause = match &error {
+                Error::NoCredential => Cause::Credential,
+                _ => Cause::NotFound,
+            };
+            tracing::warn!(call = %exchange.call, rung, %error, "a rung could not be set up");
+            *exchange.rungs.failed.lock() = Some(error);
+            cause
+        })
+    }
+
+    /// What a rung's target can carry.
+    pub(super) fn capabilities(&self, exchange: &Exchange, rung: &ladders::Rung) -> Capabilities {
+        let version = exchange.source.version();
+        let name = rung.place.target().unwrap_or_default();
+        let Some(settings) = self.shared.config.targets.get(name) else {
+            return Capabilities::everything();
+        };
+        match &settings.model {
+            Some(model) => Capabilities::of(Some(model), version),
+            // The caller's own model: its provider judges. Only its size counts, for who comes after.
+            None => {
+                let own = Capabilities::of(exchange.source.model(), version);
+                let mut any = Capabilities::everything();
+                any.context_tokens = own.context_tokens;
+                any
+            }
+        }
+    }
+
+    /// Whether a call's request fits a rung, and with which losses.
+    pub(super) fn fits(
+        &self,
+        exchange: &Exchange,
+        rung: &ladders::Rung,
+        capabilities: &Capabilities,
+    ) -> Result<Fit, Misfit> {
+        let name = rung.place.target().unwrap_or_default();
+        let model = self.shared.config.targets.get(name);
+        let model = model.and_then(|target| target.model.as_deref());
+        let Some((view, model)) = exchange.source.view.as_ref().zip(model) else {
+            return Ok(Fit::default());
+        };
+        let needs: Needs = view.needs.moved(self.conversed_with(exchange), Some(model));
+        let prompt = Shape::of(model, Some(view)).estimate.tokens;
+        fit(&needs, prompt, capabilities, rung.lossy)
+    }
+
+    /// The model that the conversation so far was with: the first target's.
+    pub(super) fn conversed_with<'a>(&'a self, exchange: &'a Exchange) -> Option<&'a str> {
+        let first = exchange.rungs.first_target();
+        let name = first.and_then(|(_, rung)| rung.place.target())?;
+        let own = self.shared.config.targets.get(name)?.model.as_deref();
+        own.or_else(|| exchange.source.model())
+    }
+}
+
+const fn stand_in_name(place: &Place) -> &'static str {
+    match place {
+        Place::Static => "static",
+        _ => "cache",
+    }
+}
+
+/// Why a rung is not for a call, whatever the request holds. `nth` counts targets, this one included.
+fn not_for(
+    exchange: &Exchange,
+    fallback: Fallback,
+    (rung, nth): (&ladders::Rung, usize),
+) -> Option<&'static str> {
+    let is_target = rung.rules.kind == Kind::Target;
+    // Whoever may not fall stays at the first target, and before it.
+    if fallback == Fallback::Never && (nth > 1 || nth == 1 && !is_target) {
+        return Some("fallback_never");
+    }
+    match exchange.endpoint {
+        Endpoint::Messages if !is_target && exchange.attempts_before > 0 => Some("continuation"),
+        Endpoint::Messages => None,
+        // A count by another model is another count.
+        Endpoint::CountTokens if is_target => None,
+        Endpoint::Other(..) if is_target && nth == 1 => None,
+        _ => Some("other_endpoint"),
+    }
+}
