@@ -7,6 +7,7 @@
 
 mod cache;
 mod document;
+mod features;
 mod gateway;
 mod organization;
 mod problem;

@@ -9,8 +9,10 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::document::Section;
+use super::features::read_features;
 use super::target::{Target, check_name, label};
 use super::{DEFAULT_ROUTE, Overrides};
+use crate::capability::Features;
 use crate::delivery::Delivery;
 use crate::profile::{Priority, Profile, Timeouts};
 
@@ -67,6 +69,8 @@ pub struct Route {
     pub priority: Priority,
     /// Its retries.
     pub retry: RetrySettings,
+    /// What may get lost of a request where its rung doesn't say otherwise.
+    pub lossy: Features,
     /// Whether identical calls that are under way at once share one attempt.
     pub single_flight: bool,
     /// Whether an open breaker of its targets is probed by a tiny request of its own instead of a
@@ -285,7 +289,9 @@ fn read(
     };
     breaker.close();
     let static_text = read_static(section, beside);
+    let lossy = read_features(section, "lossy").unwrap_or_default();
     let around = Surroundings {
+        lossy,
         route: &name,
         targets,
         attempts: retry.attempts,
@@ -305,6 +311,7 @@ fn read(
         stagger: read_stagger(section),
         priority: profile.priority(),
         retry,
+        lossy,
         single_flight: flag("single_flight"),
         probe: flag("probe"),
         hedge: read_hedge(section, &ladder, timeouts.total),

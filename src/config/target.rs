@@ -8,8 +8,10 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::document::{Section, nearest};
+use super::features::read_features;
 use super::route::BreakerSettings;
 use super::{BUILT_IN_TARGET, DEFAULT_KEY_ENV, DEFAULT_UPSTREAM, Environment, Overrides};
+use crate::capability::Features;
 
 /// Tokens a success puts back into a target's retry budget.
 const RETRY_BUDGET: f64 = 0.3;
@@ -39,6 +41,8 @@ pub struct Target {
     /// The provider is asked to count prompts that are estimated at more tokens than this; `None`:
     /// never.
     pub count_tokens_above: Option<u64>,
+    /// What it cannot carry, besides what is known of the model.
+    pub cannot: Features,
     /// Tokens that a prompt and its answer may have together there; `None`: what is known of the
     /// model.
     pub context_tokens: Option<u64>,
@@ -296,6 +300,15 @@ fn read(
         let tokens = section.integer(key, least..=1_000_000_000);
         tokens.map(toml::Spanned::into_inner)
     };
+    let (context_tokens, output_tokens) = (tokens("context_tokens", 1), tokens("output_tokens", 1));
+    if let (Some(context), Some(output)) = (context_tokens, output_tokens)
+        && output > context
+    {
+        let what = format!(
+            "target `{name}`: `output_tokens` is {output}, more than the {context} of `context_tokens`, which an answer is a part of: write less"
+        );
+        doc.refuse(&section.span_of("output_tokens"), what);
+    }
     Target {
         provider: section
             .parsed("provider", Provider::read)
@@ -309,8 +322,9 @@ fn read(
         breaker: BreakerSettings::default(),
         retry_budget: RETRY_BUDGET,
         count_tokens_above: tokens("count_tokens_above", 0),
-        context_tokens: tokens("context_tokens", 1),
-        output_tokens: tokens("output_tokens", 1),
+        cannot: read_features(section, "cannot").unwrap_or_default(),
+        context_tokens,
+        output_tokens,
     }
 }
 
@@ -339,6 +353,7 @@ fn built_in(top: &Section<'_>, upstream: Option<String>, keys: &Keys<'_>) -> Tar
         breaker: BreakerSettings::default(),
         retry_budget: RETRY_BUDGET,
         count_tokens_above: None,
+        cannot: Features::NONE,
         context_tokens: None,
         output_tokens: None,
     }

@@ -90,6 +90,8 @@ fn the_example_loads_and_says_the_defaults() {
     let route = &config.routes[DEFAULT_ROUTE];
     assert_eq!(route.timeouts, Profile::Standard.timeouts());
     assert_eq!(route.retry, RetrySettings::default());
+    assert_eq!(route.cache, Some(CacheSettings::default()));
+    assert_eq!(config.cache, CacheStore::default());
     assert_eq!(config.targets["sonnet"].breaker, BreakerSettings::default());
     assert_eq!(
         config.targets["sonnet"].quota.as_deref(),
@@ -117,6 +119,16 @@ fn the_examples_commented_lines_load_too() {
                     "tokens_per_minute =",
                     "concurrent_streams =",
                     "stagger =",
+                    "cannot =",
+                    "context_tokens =",
+                    "output_tokens =",
+                    "lossy =",
+                    "wait =",
+                    "single_flight =",
+                    "probe =",
+                    "hedge =",
+                    "disk =",
+                    "disk_limit =",
                 ]
                 .iter()
                 .any(|key| rest.starts_with(key))
@@ -131,8 +143,10 @@ fn the_examples_commented_lines_load_too() {
     let gateway = &config.gateway;
     assert_eq!(gateway.client_keys.len(), 1);
     assert_eq!(gateway.limits.concurrent_streams, NonZeroU32::new(20));
-    let stagger = config.routes[DEFAULT_ROUTE].stagger;
-    assert_eq!(stagger, Some(Duration::from_millis(600)));
+    let route = &config.routes[DEFAULT_ROUTE];
+    assert_eq!(route.stagger, Some(Duration::from_millis(600)));
+    assert!(route.single_flight && route.probe && route.hedge.is_some());
+    assert_eq!(config.cache.disk_limit, CacheStore::default().disk_limit);
 }
 
 #[test]

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use bolero::check;
-use seawall::config::{Config, DEFAULT_ROUTE, Environment, Overrides, Problem};
+use seawall::config::{Config, DEFAULT_ROUTE, Environment, Overrides, Place, Problem};
 
 use crate::source::{FEW, Source, Tally, bytes_of};
 
 const EXAMPLE: &str = include_str!("../../examples/seawall.toml");
 const SECRET: &str = "sk-never-to-be-seen";
 
-const LINES: [&str; 24] = [
+const LINES: [&str; 36] = [
     "[gateway]",
     "[targets.a]",
     "[targets.\"é b\"]",
@@ -36,6 +36,18 @@ const LINES: [&str; 24] = [
     "listen = \"0.0.0.0:80\"",
     "base_url = \"http://[::1\"",
     "hold = { tokens = 0 }",
+    "ladder = [\"cache\", \"a\", { rung = \"haiku\", on = [\"quota\"], share = 0.1 }, \"cache\", \"static\"]",
+    "ladder = [{ rung = \"static\", attempts = 2 }, { on = [] }, \"cache\"]",
+    "cache = { ttl = \"2h\", stale_if_error = \"1h\" }",
+    "hedge = { on = \"next\", budget = nan, after = \"0s\" }",
+    "wait = \"99h\"",
+    "lossy = [\"é\", \"thinking\"]",
+    "cannot = [\"images\", 1]",
+    "context_tokens = 18446744073709551615",
+    "static = { text = \"{é {{ }\" }",
+    "static = { file = \"/none\" }",
+    "[cache]",
+    "memory = \"99999999999999999999GB\"",
 ];
 
 const VALUES: [&str; 16] = [
@@ -128,6 +140,10 @@ fn target(input: &[u8]) -> &'static str {
             assert!(config.routes.contains_key(DEFAULT_ROUTE));
             assert!(config.route_for(None, Some("claude-x")).is_some());
             for route in config.routes.values() {
+                assert_eq!(
+                    route.cache.is_some(),
+                    route.ladder.iter().any(|rung| rung.place == Place::Cache)
+                );
                 for rung in &route.ladder {
                     if let Some(name) = rung.place.target() {
                         assert!(config.targets.contains_key(name));

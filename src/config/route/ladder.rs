@@ -8,8 +8,14 @@ use seawall_actors::policy::ladder::{Cause, Causes};
 use toml::Spanned;
 
 use super::Route;
+use crate::capability::Features;
 use crate::config::document::{Entry, Section, nearest};
+use crate::config::features::read_features;
 use crate::config::target::{Target, label};
+
+mod reach;
+
+use reach::{why_dead, why_unreachable};
 
 /// As many as a call can be told to try.
 const MOST_RUNGS: usize = 16;
@@ -28,6 +34,8 @@ pub struct Rung {
     /// The share of the call's deadline that it may use, above 0 and up to 1; `None`: all that is
     /// left.
     pub share: Option<f64>,
+    /// What may get lost of a request that goes there.
+    pub lossy: Features,
 }
 
 impl Rung {
@@ -39,6 +47,7 @@ impl Rung {
             on,
             attempts: None,
             share: None,
+            lossy: Features::NONE,
         }
     }
 
@@ -109,6 +118,8 @@ pub(super) struct Surroundings<'r> {
     pub(super) targets: &'r BTreeMap<String, Target>,
     /// Attempts that a call of the route has.
     pub(super) attempts: u32,
+    /// What may get lost on rungs that don't say otherwise.
+    pub(super) lossy: Features,
     /// Whether the static answer has a text.
     pub(super) has_text: bool,
 }
@@ -170,6 +181,7 @@ struct Written {
     on: Option<(Causes, Range<usize>)>,
     attempts: Option<Spanned<u32>>,
     share: Option<f64>,
+    lossy: Option<Features>,
 }
 
 impl Written {
@@ -212,7 +224,8 @@ impl Written {
             on,
             attempts: self.attempts.as_ref().map(|attempts| *attempts.get_ref()),
             share: self.share,
-            ..Rung::new(self.place.clone())
+            lossy: self.lossy.unwrap_or(around.lossy),
+            place: self.place.clone(),
         }
     }
 }
@@ -228,6 +241,7 @@ fn read_rung(
         on: None,
         attempts: None,
         share: None,
+        lossy: None,
     };
     let table = match entry {
         Entry::Text(name) => {
@@ -243,6 +257,7 @@ fn read_rung(
         Some(Spanned::new(attempts.span(), few))
     });
     let share = table.number("share", 0.05..=1.0).map(Spanned::into_inner);
+    let lossy = read_features(&table, "lossy");
     let place = match &name {
         Some(name) => read_place(section, around, name),
         None => None,
@@ -255,7 +270,7 @@ fn read_rung(
         refuse("an entry needs its rung: { rung = \"…\" }");
     }
     if matches!(place, Some(Place::Cache | Place::Static)) {
-        for key in ["attempts", "share"]
+        for key in ["attempts", "share", "lossy"]
             .into_iter()
             .filter(|key| table.has(key))
         {
@@ -270,6 +285,7 @@ fn read_rung(
         on,
         attempts,
         share,
+        lossy,
         ..bare(place?, span)
     })
 }
@@ -341,52 +357,13 @@ fn read_cause(rung: &Section<'_>, written: &Spanned<String>) -> Option<Cause> {
     found
 }
 
-/// Why no call would ever stand on a rung, whatever happens.
-fn why_dead(place: &Place, above: &[Rung], below: &[Written]) -> Option<&'static str> {
-    let stands = |wanted: &Place| above.iter().any(|rung| rung.place == *wanted);
-    let targets_above = above.iter().any(|rung| rung.place.target().is_some());
-    let targets_below = below
-        .iter()
-        .any(|rung| rung.place.target().is_some() && !stands(&rung.place));
-    if stands(&Place::Static) {
-        return Some("\"static\" before it always answers");
-    }
-    match place {
-        Place::Target(_) => stands(place).then_some("it was tried further up"),
-        Place::Static => None,
-        Place::Cache if !targets_above => stands(place).then_some("it was looked into further up"),
-        Place::Cache if targets_below => Some(
-            "a cache is looked into before the first target, for an answer that is still fresh, or behind the last, for any; move it there",
-        ),
-        Place::Cache => matches!(above.last(), Some(rung) if rung.place == Place::Cache)
-            .then_some("it was looked into further up"),
-    }
-}
-
-/// Why none of the causes that lead to a rung can arise on those above.
-fn why_unreachable(
-    on: Causes,
-    place: &Place,
-    above: &[Rung],
-    targets: &BTreeMap<String, Target>,
-) -> Option<String> {
-    let here = place.target().and_then(|name| targets.get(name))?;
-    let mut others = above
-        .iter()
-        .filter_map(|rung| targets.get(rung.place.target()?));
-    let same_credential = others.all(|other| here.shares_credential_with(other));
-    let cannot = |cause| cause == Cause::Credential && same_credential;
-    on.iter()
-        .all(cannot)
-        .then(|| "only `credential` leads to it, and every rung above has the same one".to_owned())
-}
-
 /// The ladder of a route that names none: the only target, then the static answer if there is one.
 fn default_ladder(section: &Section<'_>, around: &Surroundings<'_>) -> Vec<Rung> {
     let (route, targets) = (around.route, around.targets);
     let mut names_left = targets.keys();
     let first = names_left.next().map(|name| Rung {
         on: Causes::NONE,
+        lossy: around.lossy,
         ..Rung::new(Place::Target(name.clone()))
     });
     if names_left.next().is_some() {
@@ -444,7 +421,11 @@ pub(super) fn add_fallbacks(
             .iter()
             .rposition(|rung| rung.place.target().is_some());
         let end = last.map_or(route.ladder.len(), |last| last + 1);
-        route.ladder.insert(end, Rung::new(place));
+        let rung = Rung {
+            lossy: route.lossy,
+            ..Rung::new(place)
+        };
+        route.ladder.insert(end, rung);
     }
 }
 

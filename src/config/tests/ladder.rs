@@ -3,6 +3,7 @@
 use seawall_actors::policy::ladder::{Cause, Causes};
 
 use super::*;
+use crate::capability::{Feature, Features};
 
 const TARGETS: &str = "[targets.a]\n[targets.b]\nmodel = \"m\"\n[targets.c]\napi_key_env = \"KEY\"\n[routes.default]\nstatic = { text = \"down\" }\n";
 
@@ -154,7 +155,8 @@ fn a_rung_with_the_same_credential_is_not_reached_for_the_sake_of_another() {
         panic!("one warning expected: {warnings:?}")
     };
     assert!(
-        warning.starts_with(LINE) && warning.contains("`b` is unreachable"),
+        warning.starts_with(LINE)
+            && warning.contains("`b` is unreachable: `credential`: it has the same"),
         "{warning}"
     );
     let (_, warnings) =
@@ -201,13 +203,29 @@ fn what_cannot_be_meant_is_refused_with_its_place() {
             "[\"a\", { rung = \"b\", share = 0.01 }, \"static\"]",
             &["from 0.05 to 1"],
         ),
+    ] {
+        refused(&with(written), LINE, words);
+    }
+}
+
+#[test]
+fn what_no_rung_has_is_refused_with_its_place() {
+    for (written, words) in [
         (
             "[\"a\", { rung = \"static\", attempts = 2 }]",
-            &["only a target has attempts"],
+            &["only a target has attempts"][..],
         ),
         (
             "[\"a\", { rung = \"cache\", share = 0.5 }, \"static\"]",
             &["only a target has share"],
+        ),
+        (
+            "[\"a\", { rung = \"cache\", lossy = [\"thinking\"] }, \"static\"]",
+            &["only a target has lossy"],
+        ),
+        (
+            "[\"a\", { rung = \"b\", lossy = [\"thinkin\"] }, \"static\"]",
+            &["ladder.lossy", "write \"thinking\""],
         ),
         (
             "[\"a\", { on = [\"quota\"] }, \"static\"]",
@@ -250,4 +268,93 @@ fn a_fallback_of_a_flag_comes_behind_the_targets_with_the_usual_causes() {
         ["cache", "anthropic", "claude-haiku-5-5", "cache", "static"]
     );
     assert_eq!(ladder[2].on, Causes::TARGET);
+}
+
+#[test]
+fn what_may_get_lost_is_the_routes_to_say_unless_the_rung_does() {
+    let lossy = |route: &str, rung: &str| {
+        let text = format!(
+            "[targets.a]\n[targets.b]\n[routes.default]\n{route}\nladder = [\"a\", {{ rung = \"b\"{rung} }}]"
+        );
+        let route = parse(&text).unwrap().routes[DEFAULT_ROUTE].clone();
+        (route.ladder[0].lossy, route.ladder[1].lossy)
+    };
+    let (thinking, images) = (Feature::Thinking.into(), Feature::Images.into());
+    assert_eq!(lossy("", ""), (Features::NONE, Features::NONE));
+    let everywhere = "lossy = [\"thinking\"]";
+    assert_eq!(lossy(everywhere, ""), (thinking, thinking));
+    assert_eq!(
+        lossy(everywhere, ", lossy = [\"images\"]"),
+        (thinking, images)
+    );
+    assert_eq!(
+        lossy(everywhere, ", lossy = []"),
+        (thinking, Features::NONE)
+    );
+    let over = Overrides {
+        fallback: vec!["m".into()],
+        ..Overrides::default()
+    };
+    let config = flags(&format!("[routes.default]\n{everywhere}"), &over).unwrap();
+    assert_eq!(config.routes[DEFAULT_ROUTE].ladder[1].lossy, thinking);
+}
+
+#[test]
+fn a_target_says_what_it_cannot_carry() {
+    let config = parse("[targets.a]\ncannot = [\"images\", \"tools\"]").unwrap();
+    let cannot: Vec<_> = config.targets["a"].cannot.iter().collect();
+    assert_eq!(cannot, [Feature::Tools, Feature::Images]);
+    assert!(
+        parse("").unwrap().targets[BUILT_IN_TARGET]
+            .cannot
+            .is_empty()
+    );
+    refused(
+        "[targets.a]\ncannot = [\"image\"]",
+        "seawall.toml:2:11:",
+        &["targets.a.cannot", "write \"images\""],
+    );
+    refused(
+        "[targets.a]\ncontext_tokens = 1000\noutput_tokens = 1001",
+        "seawall.toml:3:17:",
+        &["more than the 1000"],
+    );
+}
+
+#[test]
+fn a_rung_without_more_room_is_not_reached_for_the_sake_of_it() {
+    let unreachable = |above: &str, here: &str| {
+        let text = format!(
+            "[targets.a]\n{above}\n[targets.b]\n{here}\n[routes.default]\nladder = [\"a\", {{ rung = \"b\", on = [\"context_too_long\", \"credential\"] }}]"
+        );
+        let config = parse(&text).unwrap();
+        assert!(config.warnings.len() <= 1, "{:?}", config.warnings);
+        let warning = config.warnings.first().map(ToString::to_string);
+        warning.unwrap_or_default()
+    };
+    for (above, here, why) in [
+        (
+            "context_tokens = 10",
+            "context_tokens = 10",
+            "as large a request",
+        ),
+        ("", "", "as large a request"),
+        ("", "model = \"unheard-of\"", "write `context_tokens`"),
+    ] {
+        let said = unreachable(above, here);
+        assert!(
+            said.contains("`b` is unreachable: `context_too_long`: ")
+                && said.contains(why)
+                && said.contains("; `credential`: "),
+            "{said}"
+        );
+    }
+    for (above, here) in [
+        ("context_tokens = 10", "context_tokens = 11"),
+        ("context_tokens = 10", ""),
+        ("model = \"unheard-of\"", "context_tokens = 10"),
+        ("", "context_tokens = 10"),
+    ] {
+        assert_eq!(unreachable(above, here), "", "{above} {here}");
+    }
 }
