@@ -149,7 +149,7 @@ pub enum ReplyBody {
 }
 
 /// Whether a call may be answered by another rung than its route's first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fallback {
     /// As the route says.
