@@ -42,6 +42,12 @@ pub struct CircuitSettings {
     pub open_first: Duration,
     /// Growth of the interval with each failed probe, 1 to 10.
     pub open_growth: f64,
+    /// The first interval is no shorter than this while nobody waits or another target serves.
+    pub open_first_idle: Duration,
+    /// Growth of that bound with each failed probe, 1 to 10. From 4 s and doubled, an outage of a
+    /// minute takes three or four probes, a short one is over for callers after 4 s, and none is taken
+    /// to last more than twice as long as it does, and 4 s.
+    pub open_growth_idle: f64,
     /// Longest interval while calls wait for this target.
     pub open_cap_waiting: Duration,
     /// Longest interval while nobody waits or another target serves.
@@ -82,6 +88,8 @@ impl Default for CircuitSettings {
             slow_floor: Duration::from_secs(1),
             open_first: Duration::from_secs(1),
             open_growth: 1.5,
+            open_first_idle: Duration::from_secs(4),
+            open_growth_idle: 2.0,
             open_cap_waiting: Duration::from_secs(3),
             open_cap_idle: Duration::from_secs(60),
             open_jitter: 0.2,
@@ -129,12 +137,12 @@ impl CircuitSettings {
         }
         self.validate_counts()?;
         self.validate_times()?;
-        in_range(
-            "breaker.open_growth",
-            self.open_growth,
-            (1.0, 10.0),
-            "1 to 10",
-        )?;
+        for (field, growth) in [
+            ("breaker.open_growth", self.open_growth),
+            ("breaker.open_growth_idle", self.open_growth_idle),
+        ] {
+            in_range(field, growth, (1.0, 10.0), "1 to 10")?;
+        }
         in_range(
             "breaker.open_jitter",
             self.open_jitter,
@@ -184,6 +192,7 @@ impl CircuitSettings {
         for (field, time) in [
             ("breaker.slow_default", self.slow_default),
             ("breaker.open_first", self.open_first),
+            ("breaker.open_first_idle", self.open_first_idle),
             ("breaker.open_cap_waiting", self.open_cap_waiting),
             ("breaker.open_cap_idle", self.open_cap_idle),
             ("breaker.probe_max_wait", self.probe_max_wait),

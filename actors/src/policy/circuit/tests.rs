@@ -394,21 +394,39 @@ fn slow_successes_open_at_four_in_five() {
 
 #[test]
 fn the_interval_grows_with_failed_probes_up_to_the_cap_by_demand() {
-    for (waiting, elsewhere, cap) in [(5, false, 3), (5, true, 60), (0, false, 60)] {
+    let pressed = (1.0, 1.5, 3.0);
+    let idle = (4.0, 2.0, 60.0);
+    for (waiting, elsewhere, (first, growth, cap)) in
+        [(5, false, pressed), (5, true, idle), (0, false, idle)]
+    {
         let mut bench = Bench::new(steady(1.5));
         bench.circuit.demand(bench.now, waiting, elsewhere);
         bench.fail(5);
-        let mut expected = 1.0_f64;
+        let mut expected: f64 = first;
         for _ in 0..20 {
             let seen = bench.open_for().as_secs_f64();
             assert!(
-                (seen - expected.min(f64::from(cap))).abs() < 1e-6,
+                (seen - expected.min(cap)).abs() < 1e-6,
                 "{seen} of {expected}"
             );
             bench.wait_for_event();
             bench.fail(1);
-            expected *= 1.5;
+            expected *= growth;
         }
+    }
+}
+
+#[test]
+fn a_first_interval_that_is_longer_than_the_idle_one_holds_for_both() {
+    for waiting in [0, 5] {
+        let mut bench = Bench::new(CircuitSettings {
+            open_first: seconds(20),
+            open_cap_waiting: seconds(20),
+            ..steady(1.5)
+        });
+        bench.circuit.demand(bench.now, waiting, false);
+        bench.fail(5);
+        assert_eq!(bench.open_for(), seconds(20), "{waiting} wait");
     }
 }
 
@@ -440,7 +458,8 @@ fn jitter_only_shortens_and_by_a_fifth_at_most() {
         let mut bench = Bench::standard();
         bench.rng = StdRng::seed_from_u64(seed);
         bench.fail(5);
-        let seen = bench.open_for().as_secs_f64();
+        let whole = CircuitSettings::default().open_first_idle.as_secs_f64();
+        let seen = bench.open_for().as_secs_f64() / whole;
         (least, most) = (least.min(seen), most.max(seen));
     }
     assert!(
@@ -520,6 +539,8 @@ fn two_failures_at_the_start_of_the_ramp_reopen_for_longer() {
         (reopened.to, reopened.why),
         (State::Open, "failures in the ramp")
     );
+    assert_eq!(bench.open_for(), seconds(8));
+    bench.circuit.demand(bench.now, 1, false);
     assert_eq!(bench.open_for(), Duration::from_millis(1_500));
 }
 
@@ -638,6 +659,11 @@ fn settings_out_of_range_are_refused_by_name() {
     assert_eq!(refused(|s| s.min_calls = 21), "min_calls");
     assert_eq!(refused(|s| s.slow_percent = Some(101)), "slow_percent");
     assert_eq!(refused(|s| s.open_growth = f64::NAN), "open_growth");
+    assert_eq!(refused(|s| s.open_growth_idle = 0.5), "open_growth_idle");
+    assert_eq!(
+        refused(|s| s.open_first_idle = Duration::ZERO),
+        "open_first_idle"
+    );
     assert_eq!(refused(|s| s.open_jitter = 1.0), "open_jitter");
     assert_eq!(refused(|s| s.open_first = Duration::ZERO), "open_first");
     assert_eq!(
