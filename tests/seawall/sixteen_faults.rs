@@ -9,12 +9,13 @@ mod rig;
 mod row;
 mod sockets;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use seawall::sim::{Fault, FaultKind};
 
 use rig::{SEEDS, both_undisturbed, events_of, play, undisturbed};
-use row::{Answer, By, FALLBACK, Form, Row, head, judge};
+use row::{Answer, By, FALLBACK, Form, Row, Seen, head, judge, paced};
 
 /// What the provider's content filter says.
 const FILTERED: By = By::Nobody {
@@ -102,6 +103,9 @@ fn untold(events: u32) -> Vec<Row> {
         ..inside(K::StallInStream)
     };
     let silence = || Some(Fault::new(K::NoAnswer));
+    // By then the caller has a 200, and pings.
+    let mut both = Row::new("content filter after 20 s", Some(slow.clone()), FILTERED);
+    both.faults.push(inside(K::FilteredInStream));
     let fallback = |name, fault| Row::new(name, Some(fault), By::Fallback);
     vec![
         fallback("reset before headers", Fault::new(K::ResetBeforeHeaders)),
@@ -140,6 +144,7 @@ fn untold(events: u32) -> Vec<Row> {
             Some(inside(K::FilteredInStream)),
             FILTERED,
         ),
+        both.in_form(Form::Streamed).takes(20.0..=25.0),
         // The primary's model would have taken one.
         fallback(
             "fallback refuses prefill, primary cut",
@@ -197,4 +202,54 @@ async fn the_fallback_would_have_refused_a_prefill_and_the_primary_a_long_prompt
     let [primary, fallback] = both_undisturbed(&too_long(), false).await;
     refused(primary, "prompt is too long");
     assert!(matches!(fallback, Answer::Whole { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_checks_can_fail() {
+    let fault = Fault::new(FaultKind::Overloaded);
+    let row = Row::new("529 persistent", Some(fault), By::Fallback).hinted(1);
+    let right = {
+        let mut seen = play(&row, false).await;
+        seen.primary.truncate(1);
+        seen
+    };
+    judge(&row, false, &right);
+    let fails = |what: &str, change: fn(&mut Seen)| {
+        let mut wrong = right.clone();
+        change(&mut wrong);
+        let judged = catch_unwind(AssertUnwindSafe(|| judge(&row, false, &wrong)));
+        assert!(judged.is_err(), "{what}");
+    };
+    fails("the primary's answer", |seen| {
+        seen.answer = seen.undisturbed[0].clone();
+    });
+    fails("all but the last byte", |seen| {
+        let Answer::Whole { text, .. } = &mut seen.answer else {
+            panic!("{seen:?}");
+        };
+        text.pop();
+    });
+    fails("a refusal sent again", |seen| {
+        let mut again = seen.primary[0].clone();
+        seen.primary[0].status = Some(400);
+        again.at += Duration::from_secs(9);
+        seen.primary.push(again);
+    });
+    fails("too early", |seen| {
+        let mut again = seen.primary[0].clone();
+        again.at = again.answered.unwrap() + Duration::from_millis(999);
+        seen.primary.push(again);
+    });
+    fails("a prefill", |seen| {
+        let prefill = r#",{"role":"assistant","content":"A seawall"}]"#;
+        seen.messages[1].pop();
+        seen.messages[1].push_str(prefill);
+    });
+    fails("a call that is asked twice below", |seen| {
+        seen.fallback.push(seen.fallback[0].clone());
+    });
+    let burst = vec![right.primary[0].clone(); 5];
+    paced("four in three seconds", &burst[1..]);
+    let judged = catch_unwind(AssertUnwindSafe(|| paced("five in three seconds", &burst)));
+    assert!(judged.is_err());
 }

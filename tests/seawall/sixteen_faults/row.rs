@@ -123,6 +123,7 @@ pub(crate) fn request(model: &str, prompt: &str, stream: bool) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     Whole {
+        model: String,
         text: String,
         stop_reason: String,
         output_tokens: u64,
@@ -153,6 +154,7 @@ impl Answer {
         assert_eq!((status, &body["type"]), (200, &json!("message")), "{body}");
         let blocks = body["content"].as_array().unwrap().iter();
         Self::Whole {
+            model: word(&body["model"]),
             text: blocks.map(|block| word(&block["text"])).collect(),
             stop_reason: word(&body["stop_reason"]),
             output_tokens: body["usage"]["output_tokens"].as_u64().unwrap(),
@@ -164,6 +166,7 @@ impl Answer {
         match message.end.clone() {
             End::Whole => Self::Whole {
                 text: message.text(),
+                model: message.model,
                 stop_reason: message.stop_reason.unwrap(),
                 output_tokens: message.usage["output_tokens"].as_u64().unwrap(),
             },
@@ -178,7 +181,7 @@ impl Answer {
 }
 
 /// What came of a row.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) answer: Answer,
     /// What the primary and the fallback would say to this request, undisturbed.

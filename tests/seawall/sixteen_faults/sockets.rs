@@ -53,13 +53,14 @@ impl Served {
         }
     }
 
-    /// One call, and its id.
+    /// One call that the fallback answers, and the call's id.
     pub(crate) async fn ask(&self, body: String) -> (Answer, String) {
         let answer = self.gateway.post("/v1/messages").body(body).send().await;
         let answer = answer.unwrap();
         let status = answer.status().as_u16();
-        let call = answer.headers()["x-seawall-call"].to_str().unwrap();
-        let call = call.to_owned();
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(header("x-seawall-rung"), "fallback");
+        let call = header("x-seawall-call");
         (Answer::read(status, &answer.bytes().await.unwrap()), call)
     }
 }

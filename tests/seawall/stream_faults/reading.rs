@@ -30,6 +30,8 @@ pub(crate) struct Block {
 pub(crate) struct Message {
     /// The id in `message_start`.
     pub(crate) id: Option<String>,
+    /// The model in `message_start`.
+    pub(crate) model: String,
     pub(crate) blocks: Vec<Block>,
     pub(crate) stop_reason: Option<String>,
     /// The usage of `message_delta`.
@@ -90,6 +92,7 @@ impl Reader {
         Self {
             message: Message {
                 id: None,
+                model: String::new(),
                 blocks: Vec::new(),
                 stop_reason: None,
                 usage: Value::Null,
@@ -149,6 +152,7 @@ impl Reader {
         match event {
             "message_start" => {
                 message.id = Some(word(&data["message"]["id"]));
+                message.model = word(&data["message"]["model"]);
                 let input = data["message"]["usage"]["input_tokens"].as_u64();
                 message.input_tokens = input.ok_or("no input tokens")?;
             }
