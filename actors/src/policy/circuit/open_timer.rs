@@ -1,8 +1,4 @@
-//! How long a circuit stays open: exponential by failed probes, slower while nobody waits for it,
-//! floored by hints.
-//!
-//! A probe is somebody's call. Where calls wait for this target they pay for it gladly; where
-//! another target serves them, each failed probe only makes one of them late.
+//! How long a circuit stays open: exponential by failed probes, capped by demand, floored by hints.
 //!
 //! The jitter only shortens, so that a cap stays a promise; it is drawn when an interval begins,
 //! and a cap that changes in mid-course scales with the same draw.
@@ -16,10 +12,8 @@ use super::CircuitSettings;
 
 #[derive(Debug, Clone)]
 pub(super) struct OpenTimer {
-    /// Interval by failed probes while calls wait, before its cap.
+    /// Interval by failed probes, before the cap by demand.
     interval: Duration,
-    /// The same while none does.
-    idle: Duration,
     /// Share of the interval that the jitter leaves.
     kept: f64,
     pub(super) hinted: Option<Instant>,
@@ -31,7 +25,6 @@ impl OpenTimer {
     pub(super) const fn new(settings: &CircuitSettings) -> Self {
         Self {
             interval: settings.open_first,
-            idle: settings.open_first_idle,
             kept: 1.0,
             hinted: None,
             pressed: false,
@@ -44,23 +37,25 @@ impl OpenTimer {
 
     pub(super) const fn restart(&mut self, settings: &CircuitSettings) {
         self.interval = settings.open_first;
-        self.idle = settings.open_first_idle;
     }
 
     pub(super) fn grow(&mut self, settings: &CircuitSettings) {
         let longest = settings.open_cap_idle.max(settings.open_cap_waiting);
-        let grown = |interval: Duration, growth| interval.min(longest).mul_f64(growth).min(longest);
-        self.interval = grown(self.interval, settings.open_growth);
-        self.idle = grown(self.idle, settings.open_growth_idle);
+        self.interval = self
+            .interval
+            .min(longest)
+            .mul_f64(settings.open_growth)
+            .min(longest);
     }
 
     pub(super) fn until(&self, since: Instant, settings: &CircuitSettings) -> Instant {
-        let interval = if self.pressed {
-            self.interval.min(settings.open_cap_waiting)
+        let pressed = self.pressed;
+        let cap = if pressed {
+            settings.open_cap_waiting
         } else {
-            self.interval.max(self.idle).min(settings.open_cap_idle)
+            settings.open_cap_idle
         };
-        let due = later(since, interval.mul_f64(self.kept));
+        let due = later(since, self.interval.min(cap).mul_f64(self.kept));
         self.hinted.map_or(due, |hinted| hinted.max(due))
     }
 }

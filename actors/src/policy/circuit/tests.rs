@@ -394,39 +394,21 @@ fn slow_successes_open_at_four_in_five() {
 
 #[test]
 fn the_interval_grows_with_failed_probes_up_to_the_cap_by_demand() {
-    let pressed = (1.0, 1.5, 3.0);
-    let idle = (4.0, 2.0, 60.0);
-    for (waiting, elsewhere, (first, growth, cap)) in
-        [(5, false, pressed), (5, true, idle), (0, false, idle)]
-    {
+    for (waiting, elsewhere, cap) in [(5, false, 3), (5, true, 60), (0, false, 60)] {
         let mut bench = Bench::new(steady(1.5));
         bench.circuit.demand(bench.now, waiting, elsewhere);
         bench.fail(5);
-        let mut expected: f64 = first;
+        let mut expected = 1.0_f64;
         for _ in 0..20 {
             let seen = bench.open_for().as_secs_f64();
             assert!(
-                (seen - expected.min(cap)).abs() < 1e-6,
+                (seen - expected.min(f64::from(cap))).abs() < 1e-6,
                 "{seen} of {expected}"
             );
             bench.wait_for_event();
             bench.fail(1);
-            expected *= growth;
+            expected *= 1.5;
         }
-    }
-}
-
-#[test]
-fn a_first_interval_that_is_longer_than_the_idle_one_holds_for_both() {
-    for waiting in [0, 5] {
-        let mut bench = Bench::new(CircuitSettings {
-            open_first: seconds(20),
-            open_cap_waiting: seconds(20),
-            ..steady(1.5)
-        });
-        bench.circuit.demand(bench.now, waiting, false);
-        bench.fail(5);
-        assert_eq!(bench.open_for(), seconds(20), "{waiting} wait");
     }
 }
 
@@ -452,14 +434,45 @@ fn calls_that_start_to_wait_cut_the_interval_short_and_leaving_does_not_stretch_
 }
 
 #[test]
+fn three_calls_are_left_to_another_target_for_each_that_probes() {
+    let mut bench = Bench::new(steady(1.5));
+    assert!(!bench.circuit.spares(bench.now, true));
+    bench.fail(5);
+    for _ in 0..4 {
+        for _ in 0..3 {
+            // Who was here before is spared all the same.
+            assert!(bench.circuit.spares(bench.now, false));
+            assert!(bench.circuit.spares(bench.now, true));
+            bench.wait(seconds(4));
+        }
+        assert!(!bench.circuit.spares(bench.now, true));
+        assert_eq!(bench.state(), State::HalfOpen);
+        bench.fail(1);
+    }
+}
+
+#[test]
+fn no_call_is_spared_for_longer_than_half_a_minute_or_once_a_probe_succeeded() {
+    let mut bench = Bench::open();
+    bench.wait(seconds(29));
+    assert!(bench.circuit.spares(bench.now, true));
+    bench.wait(seconds(1));
+    assert!(!bench.circuit.spares(bench.now, true));
+    bench.fail(1);
+    bench.wait_for_event();
+    bench.succeed(1);
+    assert_eq!(bench.state(), State::HalfOpen);
+    assert!(!bench.circuit.spares(bench.now, true));
+}
+
+#[test]
 fn jitter_only_shortens_and_by_a_fifth_at_most() {
     let (mut least, mut most) = (f64::MAX, 0.0_f64);
     for seed in 0..400 {
         let mut bench = Bench::standard();
         bench.rng = StdRng::seed_from_u64(seed);
         bench.fail(5);
-        let whole = CircuitSettings::default().open_first_idle.as_secs_f64();
-        let seen = bench.open_for().as_secs_f64() / whole;
+        let seen = bench.open_for().as_secs_f64();
         (least, most) = (least.min(seen), most.max(seen));
     }
     assert!(
@@ -539,8 +552,6 @@ fn two_failures_at_the_start_of_the_ramp_reopen_for_longer() {
         (reopened.to, reopened.why),
         (State::Open, "failures in the ramp")
     );
-    assert_eq!(bench.open_for(), seconds(8));
-    bench.circuit.demand(bench.now, 1, false);
     assert_eq!(bench.open_for(), Duration::from_millis(1_500));
 }
 
@@ -659,12 +670,12 @@ fn settings_out_of_range_are_refused_by_name() {
     assert_eq!(refused(|s| s.min_calls = 21), "min_calls");
     assert_eq!(refused(|s| s.slow_percent = Some(101)), "slow_percent");
     assert_eq!(refused(|s| s.open_growth = f64::NAN), "open_growth");
-    assert_eq!(refused(|s| s.open_growth_idle = 0.5), "open_growth_idle");
-    assert_eq!(
-        refused(|s| s.open_first_idle = Duration::ZERO),
-        "open_first_idle"
-    );
     assert_eq!(refused(|s| s.open_jitter = 1.0), "open_jitter");
+    assert_eq!(refused(|s| s.spared_calls = 10_001), "spared_calls");
+    assert_eq!(
+        refused(|s| s.spare_at_most = Duration::MAX),
+        "spare_at_most"
+    );
     assert_eq!(refused(|s| s.open_first = Duration::ZERO), "open_first");
     assert_eq!(
         refused(|s| s.probe_max_wait = Duration::MAX),
