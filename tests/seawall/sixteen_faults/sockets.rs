@@ -20,7 +20,7 @@ ladder = ["primary", "fallback"]
 profile = "agent_step"
 delivery = "complete"
 retry = { attempts = 3, base = "50ms", cap = "200ms" }
-timeouts = { connect = "1s", headers = "1s", first_content = "2s", stall = "2s", events = "2s", total = "40s" }
+timeouts = { connect = "2s", headers = "2s", first_content = "3s", stall = "3s", events = "3s", total = "40s" }
 "#;
 
 /// Both providers and the gateway in front of them.
