@@ -245,3 +245,23 @@ pub struct Report {
     /// succeed or has been tried again already.
     pub settled: bool,
 }
+
+impl Report {
+    /// Of a call that has not been answered yet.
+    pub(super) fn new(call: Arc<str>) -> Self {
+        Self {
+            call,
+            rung: "".into(),
+            attempts: 0,
+            queued: Duration::ZERO,
+            degraded: None,
+            cause: None,
+            model: None,
+            skipped: Vec::new(),
+            losses: Features::NONE,
+            cache: None,
+            hedged: false,
+            settled: false,
+        }
+    }
+}

@@ -20,8 +20,6 @@ pub(super) struct Ladders(BTreeMap<String, Arc<Ladder>>);
 #[derive(Debug)]
 pub(super) struct Ladder {
     pub(super) rungs: Vec<Rung>,
-    /// How many of them are targets.
-    pub(super) targets: usize,
     /// Whether a call must fit its rungs: there are several, or a target says what it can't carry.
     pub(super) is_choosy: bool,
     /// Whether a rung is there for requests that a model refuses to answer.
@@ -64,7 +62,6 @@ impl Ladders {
             };
             let ladder = Ladder {
                 is_choosy: targets > 1 || rungs.iter().any(says),
-                targets,
                 minds_refusals: rungs
                     .iter()
                     .any(|rung| rung.rules.led_to_by.contains(Cause::Refused)),
