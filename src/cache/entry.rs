@@ -246,8 +246,9 @@ impl Recording {
     #[must_use]
     pub fn ends_in_stop(&self) -> bool {
         const STOP: &[u8] = b"message_stop";
-        let last = self.events.last().map(|last| &**last);
-        last.is_some_and(|last| last.windows(STOP.len()).any(|part| part == STOP))
+        let has_stop = |events: &Bytes| events.windows(STOP.len()).any(|part| part == STOP);
+        // A comment may stand behind it.
+        self.events.iter().rev().take(2).any(has_stop)
     }
 
     /// The stream has ended.
