@@ -447,6 +447,7 @@ fn copy(error: &Error) -> Error {
         Error::Refused(rejected) => Error::Refused(rejected.clone()),
         Error::BadRequest(bad) => Error::BadRequest(bad.clone()),
         Error::UnknownRoute(route) => Error::UnknownRoute(route.clone()),
+        Error::Unfit(misfits) => Error::Unfit(misfits.clone()),
         Error::NoCredential => Error::NoCredential,
         Error::BadAddress(address) => Error::BadAddress(address.clone()),
         Error::Invalid(invalid) => Error::Invalid(invalid.clone()),
