@@ -48,6 +48,7 @@ mod probe;
 mod reply_stream;
 mod resume;
 mod rungs;
+mod sharing;
 mod source;
 mod stacking;
 pub mod step;
@@ -63,10 +64,11 @@ use conclusion::waiting;
 use exchange::{Exchange, Progress};
 pub use expectation::Accuracy;
 pub use first_content::FirstContent;
+use flights::Flights;
 use ladders::Ladders;
 use operation::CallOperation;
 use organization::Organization;
-use preparation::Started;
+use preparation::{Asked, Started};
 use stream_ends::StreamEnds;
 use targets::Targets;
 use turn::Staggers;
@@ -82,6 +84,7 @@ struct Shared {
     system: System,
     targets: Targets,
     ladders: Ladders,
+    flights: Flights,
     /// Answers that are kept, where a route has a cache.
     store: Option<Arc<Store>>,
     organization: Organization,
@@ -121,6 +124,14 @@ impl Seawall {
     ///
     /// [`Error`]: the provider's own last word, or what kept it from having one.
     pub async fn forward(&self, ask: Ask) -> Result<Reply, Error> {
+        let asked = self.asked(ask)?;
+        match Self::shareable(&asked) {
+            Some(key) => self.share(key, asked).boxed().await,
+            None => self.forward_alone(asked).await,
+        }
+    }
+
+    async fn forward_alone(&self, asked: Asked<'_>) -> Result<Reply, Error> {
         let began = Instant::now();
         let mut id = Uuid::encode_buffer();
         let id: &str = Uuid::now_v7().hyphenated().encode_lower(&mut id);
@@ -130,7 +141,7 @@ impl Seawall {
             attempts: 0,
             progress: Progress::default(),
         };
-        let (exchange, call) = self.start(ask, started).await?;
+        let (exchange, call) = self.prepare(started, asked).await?;
         if !exchange.is_stream() {
             return self.run(exchange, call).await;
         }
@@ -152,14 +163,19 @@ impl Seawall {
             attempts: progress.last.attempts,
             progress,
         };
-        let (exchange, call) = self.start(ask, started).await?;
+        // The rest alone is nobody else's answer.
+        let asked = Asked {
+            print: None,
+            ..self.asked(ask)?
+        };
+        let (exchange, call) = self.prepare(started, asked).await?;
         broken.hand_over();
         drop(broken);
         self.run(exchange, call).await
     }
 
-    /// Resolves a request to what every rung is sent and how the call may go.
-    async fn start(&self, ask: Ask, started: Started) -> Result<(Arc<Exchange>, Call), Error> {
+    /// Reads a request and finds its route.
+    fn asked(&self, ask: Ask) -> Result<Asked<'_>, Error> {
         let view = match ask.endpoint {
             Endpoint::Messages | Endpoint::CountTokens => Some(RequestView::parse(&ask.body)?),
             Endpoint::Other(..) => None,
@@ -169,7 +185,13 @@ impl Seawall {
         let route = config
             .route_for(ask.route.as_deref(), model)
             .ok_or_else(|| Error::UnknownRoute(ask.route.clone().unwrap_or_default()))?;
-        self.prepare(started, ask, view, route).await
+        let print = self.print(&ask, route);
+        Ok(Asked {
+            ask,
+            view,
+            route,
+            print,
+        })
     }
 
     async fn run(&self, exchange: Arc<Exchange>, call: Call) -> Result<Reply, Error> {
@@ -228,6 +250,12 @@ impl Seawall {
     #[must_use]
     pub fn cache_stats(&self) -> Option<cache::Stats> {
         self.shared.store.as_ref().map(|store| store.stats())
+    }
+
+    /// Calls whose attempt others may share at this moment.
+    #[must_use]
+    pub fn shared_calls(&self) -> usize {
+        self.shared.flights.len()
     }
 
     /// What happens from here on.

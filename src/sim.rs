@@ -8,6 +8,7 @@
 //! prompt on purpose counts as retrying.
 
 pub mod answer;
+mod arrivals;
 mod attempt;
 mod buckets;
 mod cache;
@@ -42,6 +43,7 @@ use tokio::time::Instant;
 
 use self::answer::{Act, Opening, Step};
 pub use self::answer::{Answer, Answers, Ended, Head};
+pub use self::arrivals::Arrival;
 pub use self::chunking::Chunking;
 pub use self::faults::{Fault, FaultKind};
 use self::head::Moment;
@@ -102,6 +104,12 @@ impl Sim {
         self.state.lock().stats(&self.settings)
     }
 
+    /// The latest 4,096 requests that arrived, in their order.
+    #[must_use]
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        self.state.lock().arrivals.latest()
+    }
+
     /// Starts anew: full buckets, counters at zero, the scenario's own faults from now. Exchanges in
     /// flight stay counted as in flight.
     pub fn reset(&self) {
@@ -138,13 +146,14 @@ impl Sim {
         now: Instant,
         model: Option<&str>,
     ) -> Answer {
-        let (label, moment) = {
+        let (label, arrival, moment) = {
             let mut state = self.state.lock();
             let label = state.stats.label(model);
-            state.stats.arrived(&label);
+            let arrival = state.arrived(&label, now);
             let count = state.stats.attempts;
             (
                 label,
+                arrival,
                 state.moment(now, seed::mix(self.settings.seed, &[0xf1, count])),
             )
         };
@@ -153,6 +162,7 @@ impl Sim {
         let exchange = Exchange {
             sim: self,
             label,
+            arrival,
             fault: None,
             bill: None,
             place: Place::default(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
+use seawall_actors::policy::ladder::Cause;
 use seawall_actors::verdict::{Again, Blame, Verdict};
 use serde_json::value::RawValue;
 
@@ -181,6 +182,23 @@ pub fn judge_stream_error(data: &str, now: Timestamp) -> Judged {
     judge_error(data.as_bytes(), now)
 }
 
+/// Judges a whole answer by which the model refuses to answer: a success on the wire, and none to
+/// whoever has another model for it.
+#[must_use]
+pub fn judge_refusal() -> Judged {
+    Judged::of(
+        Verdict::new(label::REFUSED, Blame::Caller, Again::Never).because(Cause::Refused),
+        "the model refused to answer",
+        Advice::Refused,
+    )
+}
+
+/// Whether the body of a whole answer is a refusal.
+pub(crate) fn is_refusal(body: &[u8]) -> bool {
+    let stopped = serde_json::from_slice::<Stopped<'_>>(body);
+    stopped.is_ok_and(|stopped| stopped.reason.is_some_and(|why| why.get() == "\"refusal\""))
+}
+
 /// Judges a stream or body that ended before it was complete, though its transfer ended cleanly.
 #[must_use]
 pub fn judge_truncated() -> Judged {
@@ -321,6 +339,13 @@ fn unreadable(status: StatusCode) -> String {
 struct Outer<'a> {
     #[serde(borrow, rename = "type")]
     kind: Option<&'a RawValue>,
+}
+
+/// Why an answer ended.
+#[derive(serde::Deserialize)]
+struct Stopped<'a> {
+    #[serde(borrow, rename = "stop_reason")]
+    reason: Option<&'a RawValue>,
 }
 
 /// The same, and what is billed.

@@ -149,7 +149,7 @@ pub enum ReplyBody {
 }
 
 /// Whether a call may be answered by another rung than its route's first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fallback {
     /// As the route says.
@@ -244,4 +244,24 @@ pub struct Report {
     /// For a failed call: whether the client must not send it again by itself, since it can't
     /// succeed or has been tried again already.
     pub settled: bool,
+}
+
+impl Report {
+    /// Of a call that has not been answered yet.
+    pub(super) fn new(call: Arc<str>) -> Self {
+        Self {
+            call,
+            rung: "".into(),
+            attempts: 0,
+            queued: Duration::ZERO,
+            degraded: None,
+            cause: None,
+            model: None,
+            skipped: Vec::new(),
+            losses: Features::NONE,
+            cache: None,
+            hedged: false,
+            settled: false,
+        }
+    }
 }

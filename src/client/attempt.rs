@@ -24,8 +24,8 @@ use crate::provider::anthropic::limits::{AxisLimits, RateLimits};
 use crate::provider::anthropic::usage::{Tokens, Usage};
 use crate::transport::{Body, Response};
 use crate::verdict::{
-    Axes, Judged, LimitKind, Timeout, judge, judge_broken, judge_draining, judge_timeout,
-    judge_truncated, read_answer,
+    Axes, Judged, LimitKind, Timeout, is_refusal, judge, judge_broken, judge_draining,
+    judge_refusal, judge_timeout, judge_truncated, read_answer,
 };
 
 /// The provider's answer to one attempt.
@@ -97,7 +97,7 @@ async fn send(
     let patience = if exchange.streams {
         Instant::now() + timeouts.connect + timeouts.headers
     } else {
-        exchange.whole_by(attempt.deadline)
+        exchange.whole_by(attempt.quiet_until)
     };
     let patience = patience.min(attempt.deadline);
     let answered = tokio::select! {
@@ -181,10 +181,15 @@ async fn whole(
     if !judged.verdict.is_ok() {
         return fail(exchange, attempt, judged, None, (None, None));
     }
-    exchange.count_attempt((attempt.number, attempt.rung), &Verdict::OK);
     if let Some(usage) = &usage {
         exchange.bill(prepared, usage);
     }
+    if exchange.minds_refusals() && is_refusal(&bytes) {
+        let cost = usage.map(|usage| true_cost(usage.billed()));
+        let answer = Some((status, headers, bytes));
+        return fail(exchange, attempt, judge_refusal(), answer, (cost, None));
+    }
+    exchange.count_attempt((attempt.number, attempt.rung), &Verdict::OK);
     let cost = usage.map(|usage| prepared.expected.settled(usage.billed()));
     let body = AnswerBody::Whole(bytes);
     Outcome::Ended {

@@ -9,8 +9,10 @@ use jiff::Timestamp;
 use seawall_actors::hooks::Hooks;
 use seawall_actors::system::{System, SystemSettings};
 
+use super::flights::Flights;
 use super::ladders::Ladders;
 use super::organization::{self, Organization};
+use super::sharing::MOST_FLIGHTS;
 use super::stream_ends::StreamEnds;
 use super::targets::Targets;
 use super::turn::staggers;
@@ -92,6 +94,7 @@ impl Builder {
             targets: Targets::new(&config),
             ladders: Ladders::new(&config)?,
             store: store(&config)?,
+            flights: Flights::new(MOST_FLIGHTS),
             staggers: staggers(&config),
             organization: Organization::new(&config),
             config,

@@ -162,18 +162,9 @@ pub(super) fn waiting(
     );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     let report = Report {
-        call: Arc::clone(&exchange.call),
-        rung: "".into(),
         attempts: exchange.progress.lock().last.attempts,
         queued: exchange.began.elapsed(),
-        degraded: None,
-        cause: None,
-        model: None,
-        skipped: Vec::new(),
-        losses: Features::NONE,
-        cache: None,
-        hedged: false,
-        settled: false,
+        ..Report::new(Arc::clone(&exchange.call))
     };
     Reply {
         status: StatusCode::OK,

@@ -126,6 +126,11 @@ impl Exchange {
         self.rungs.prepared(rung).cloned()
     }
 
+    /// Whether another rung may answer what a model refuses.
+    pub(super) fn minds_refusals(&self) -> bool {
+        self.endpoint == Endpoint::Messages && self.rungs.ladder().minds_refusals
+    }
+
     /// Whether the answer is a stream of the Messages API.
     pub(super) fn is_stream(&self) -> bool {
         self.streams && self.endpoint == Endpoint::Messages
@@ -349,7 +354,7 @@ impl Drop for OnTheWire {
         }
         let verdict = if self.fate.is_outrun() {
             Verdict::OUTRUN
-        } else if Instant::now() < self.deadline {
+        } else if Instant::now() < self.deadline && !self.fate.is_late() {
             Verdict::DEPARTED
         } else {
             judge_timeout(Timeout::Total).verdict

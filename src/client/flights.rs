@@ -22,10 +22,11 @@ use parking_lot::Mutex;
 use seawall_actors::error::{Rejected, Rejection, StartError};
 use tokio::task::AbortHandle;
 
-use super::ask::{Reply, ReplyBody, ReplyStream, Report};
+use super::ask::{Fallback, Reply, ReplyBody, ReplyStream, Report};
 use super::attempt::LARGEST_ANSWER;
 use crate::cache::CacheKey;
 use crate::error::Error;
+use crate::profile::Profile;
 use crate::provider::anthropic::StreamFailure;
 
 /// What calls that share an attempt have in common. One that streams cannot share with one that does
@@ -34,6 +35,9 @@ use crate::provider::anthropic::StreamFailure;
 pub(super) struct FlightKey {
     pub(super) request: CacheKey,
     pub(super) streams: bool,
+    /// How long it may take is another's question too.
+    pub(super) profile: Profile,
+    pub(super) fallback: Fallback,
 }
 
 /// The calls that are shared at this moment. Cloning shares them.

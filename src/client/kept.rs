@@ -23,14 +23,20 @@ pub(super) struct Kept {
     ages: Ages,
 }
 
+/// A request, told from others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Print {
+    pub(super) key: CacheKey,
+    pub(super) admission: Admission,
+}
+
 impl Seawall {
-    /// The cache's part in a call, where its route has one and its request can be told from others.
-    pub(super) fn kept(&self, ask: &Ask, route: &Route) -> Option<Kept> {
-        let settings = route.cache.as_ref()?;
-        let store = self.shared.store.as_ref()?;
-        if ask.endpoint != Endpoint::Messages {
+    /// Tells a request from others, where its route keeps or shares answers.
+    pub(super) fn print(&self, ask: &Ask, route: &Route) -> Option<Print> {
+        if ask.endpoint != Endpoint::Messages || !(route.single_flight || route.cache.is_some()) {
             return None;
         }
+        let settings = route.cache.unwrap_or_default();
         let brought = self.brought(&ask.headers);
         let tenant = ask.tenant.as_deref();
         let scope = match &brought {
@@ -50,11 +56,19 @@ impl Seawall {
             body: &ask.body,
         })?;
         let temperature = fingerprint.temperature;
-        let admission = Admission::of(&ask.headers, temperature, settings.max_temperature);
-        Some(Kept {
-            store: Arc::clone(store),
+        Some(Print {
             key: fingerprint.key,
-            admission,
+            admission: Admission::of(&ask.headers, temperature, settings.max_temperature),
+        })
+    }
+
+    /// The cache's part in a call.
+    pub(super) fn kept(&self, print: Print, route: &Route) -> Option<Kept> {
+        let settings = route.cache.as_ref()?;
+        Some(Kept {
+            store: Arc::clone(self.shared.store.as_ref()?),
+            key: print.key,
+            admission: print.admission,
             ages: Ages {
                 ttl: settings.ttl,
                 stale_if_error: settings.stale_if_error,

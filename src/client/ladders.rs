@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use seawall_actors::policy::InvalidPolicy;
 use seawall_actors::policy::hedge::HedgeBudget;
-use seawall_actors::policy::ladder::{Kind, Rules};
+use seawall_actors::policy::ladder::{Cause, Kind, Rules};
 use secrecy::ExposeSecret;
 
 use crate::capability::Features;
@@ -20,8 +20,10 @@ pub(super) struct Ladders(BTreeMap<String, Arc<Ladder>>);
 #[derive(Debug)]
 pub(super) struct Ladder {
     pub(super) rungs: Vec<Rung>,
-    /// How many of them are targets.
-    pub(super) targets: usize,
+    /// Whether a call must fit its rungs: there are several, or a target says what it can't carry.
+    pub(super) is_choosy: bool,
+    /// Whether a rung is there for requests that a model refuses to answer.
+    pub(super) minds_refusals: bool,
     /// Pays for second attempts, where the route makes any.
     pub(super) hedges: Option<Arc<Mutex<HedgeBudget>>>,
 }
@@ -49,8 +51,20 @@ impl Ladders {
             let budget = route.hedge.map(|hedge| HedgeBudget::new(hedge.budget));
             let rungs: Vec<Rung> = route.ladder.iter().map(rung).collect();
             let is_target = |rung: &&Rung| rung.place.target().is_some();
+            let targets = rungs.iter().filter(is_target).count();
+            let says = |rung: &Rung| {
+                let target = config.targets.get(rung.place.target().unwrap_or_default());
+                target.is_some_and(|target| {
+                    !target.cannot.is_empty()
+                        || target.context_tokens.is_some()
+                        || target.output_tokens.is_some()
+                })
+            };
             let ladder = Ladder {
-                targets: rungs.iter().filter(is_target).count(),
+                is_choosy: targets > 1 || rungs.iter().any(says),
+                minds_refusals: rungs
+                    .iter()
+                    .any(|rung| rung.rules.led_to_by.contains(Cause::Refused)),
                 rungs,
                 hedges: budget
                     .transpose()?
@@ -84,7 +98,7 @@ fn rung_of(rung: &config::Rung, credentials: &BTreeMap<&str, u64>) -> Rung {
         name: rung.place.to_string().into(),
         place: rung.place.clone(),
         rules,
-        lossy: Features::NONE,
+        lossy: rung.lossy,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use seawall_actors::caller::{Attempt, Outcome};
 use seawall_actors::policy::quota::Cost;
@@ -17,7 +18,7 @@ use super::exchange::{Exchange, Prepared};
 use super::stream::{BrokenOff, Watched};
 use crate::delivery::Delivery;
 use crate::transport::Response;
-use crate::verdict::{judge_draining, judge_timeout, judge_truncated};
+use crate::verdict::{judge_draining, judge_refusal, judge_timeout, judge_truncated};
 
 /// Reads a stream up to its release.
 pub(super) async fn open(
@@ -40,6 +41,11 @@ pub(super) async fn open(
     );
     if let Err(broken) = read(exchange, attempt, &mut watched).await {
         return failed(exchange, attempt, (status, headers), (watched, broken)).await;
+    }
+    if exchange.minds_refusals() && watched.is_refusal() {
+        let cost = Some(true_cost(watched.bill_part()));
+        let answer = Some((status, headers, watched.into_bytes(Bytes::new()).await));
+        return fail(exchange, attempt, judge_refusal(), answer, (cost, None));
     }
     if exchange.delivery == Delivery::Complete {
         return whole(exchange, attempt, (status, headers), watched);

@@ -23,6 +23,7 @@ use super::ask::{Ask, Endpoint};
 use super::counting::Count;
 use super::exchange::{Exchange, Prepared, Progress};
 use super::expectation::Shape;
+use super::kept::Print;
 use super::ladders::{self, Ladder};
 use super::rungs::{Rungs, Sent};
 use super::source::Source;
@@ -35,6 +36,14 @@ use crate::provider::anthropic::headers::{self as wire, Credential, Form};
 use crate::provider::anthropic::request::adapt::adapt;
 use crate::provider::anthropic::request::{RequestView, splice_model};
 use crate::transport::Transport;
+
+/// What is asked, and what is known of it at once.
+pub(super) struct Asked<'s> {
+    pub(super) ask: Ask,
+    pub(super) view: Option<RequestView>,
+    pub(super) route: &'s Route,
+    pub(super) print: Option<Print>,
+}
 
 /// A call that is being set up: what it goes on from.
 pub(super) struct Started {
@@ -104,10 +113,14 @@ impl Seawall {
     pub(super) async fn prepare(
         &self,
         started: Started,
-        mut ask: Ask,
-        view: Option<RequestView>,
-        route: &Route,
+        asked: Asked<'_>,
     ) -> Result<(Arc<Exchange>, Call), Error> {
+        let Asked {
+            mut ask,
+            view,
+            route,
+            print,
+        } = asked;
         let ladder = self
             .shared
             .ladders
@@ -115,7 +128,7 @@ impl Seawall {
             .ok_or_else(|| Error::UnknownRoute(route.name.clone()))?;
         let delivery = delivery(&ask, route);
         let again = (delivery == Delivery::Resume || started.attempts > 0).then(|| ask.clone());
-        let kept = self.kept(&ask, route);
+        let kept = print.and_then(|print| self.kept(print, route));
         let brought = self.brought(&ask.headers);
         let source = Source::new(&mut ask, view, brought);
         let mut exchange = self.exchange(started, &ask, route, (Arc::clone(ladder), source));
@@ -268,16 +281,21 @@ impl Seawall {
         settings: &config::Target,
     ) -> Result<(Bytes, Features), Error> {
         let source = &exchange.source;
-        let (Some(view), Some(model)) = (&source.view, settings.model.as_deref()) else {
+        let Some(view) = &source.view else {
             return Ok((source.body.clone(), Features::NONE));
         };
-        if exchange.rungs.ladder().targets < 2 {
-            return Ok((splice_model(&source.body, view, model), Features::NONE));
+        let model = settings.model.as_deref();
+        if !exchange.rungs.ladder().is_choosy {
+            let body = match model {
+                Some(model) => splice_model(&source.body, view, model),
+                None => source.body.clone(),
+            };
+            return Ok((body, Features::NONE));
         }
         let capabilities = self.capabilities(exchange, of);
         let adapted = self.fits(exchange, of, &capabilities).and_then(|fit| {
             let from = self.conversed_with(exchange);
-            adapt(&source.body, view, from, Some(model), &fit)
+            adapt(&source.body, view, from, model, &fit)
         });
         let adapted = adapted.map_err(|misfit| {
             let name = Arc::clone(&of.name);

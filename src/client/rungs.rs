@@ -118,7 +118,6 @@ impl Seawall {
         fallback: Fallback,
     ) -> Result<Vec<Rung>, Error> {
         let ladder = exchange.rungs.ladder();
-        let several = ladder.targets > 1;
         let mut misfits = Vec::new();
         let mut rungs = Vec::with_capacity(ladder.rungs.len());
         let mut targets = 0_usize;
@@ -132,9 +131,11 @@ impl Seawall {
             };
             if let Some(why) = not_for(exchange, fallback, (rung, targets)) {
                 rules.unfit = Some(why);
-            } else if several && rules.kind == Kind::Target {
+            } else if ladder.is_choosy && rules.kind == Kind::Target {
                 let capabilities = self.capabilities(exchange, rung);
-                rules.room = capabilities.context_tokens;
+                rules.room = capabilities
+                    .context_tokens
+                    .or_else(|| self.own_room(exchange, rung));
                 if let Err(misfit) = self.fits(exchange, rung, &capabilities) {
                     rules.unfit = Some(misfit.as_str());
                     misfits.push((index, misfit));
@@ -187,21 +188,27 @@ impl Seawall {
 
     /// What a rung's target can carry.
     pub(super) fn capabilities(&self, exchange: &Exchange, rung: &ladders::Rung) -> Capabilities {
-        let version = exchange.source.version();
         let name = rung.place.target().unwrap_or_default();
         let Some(settings) = self.shared.config.targets.get(name) else {
             return Capabilities::everything();
         };
-        match &settings.model {
-            Some(model) => Capabilities::of(Some(model), version),
-            // The caller's own model: its provider judges. Only its size counts, for who comes after.
-            None => {
-                let own = Capabilities::of(exchange.source.model(), version);
-                let mut any = Capabilities::everything();
-                any.context_tokens = own.context_tokens;
-                any
-            }
-        }
+        let mut known = match &settings.model {
+            Some(model) => Capabilities::of(Some(model), exchange.source.version()),
+            // The caller's own model: its provider judges.
+            None => Capabilities::everything(),
+        };
+        known = known.without(settings.cannot);
+        known.context_tokens = settings.context_tokens.or(known.context_tokens);
+        known.output_tokens = settings.output_tokens.or(known.output_tokens);
+        known
+    }
+
+    /// The context of the caller's own model, where a rung asks for that.
+    fn own_room(&self, exchange: &Exchange, rung: &ladders::Rung) -> Option<u64> {
+        let target = self.shared.config.targets.get(rung.place.target()?)?;
+        let source = &exchange.source;
+        let own = target.model.is_none();
+        own.then(|| Capabilities::of(source.model(), source.version()).context_tokens)?
     }
 
     /// Whether a call's request fits a rung, and with which losses.
@@ -214,11 +221,12 @@ impl Seawall {
         let name = rung.place.target().unwrap_or_default();
         let model = self.shared.config.targets.get(name);
         let model = model.and_then(|target| target.model.as_deref());
-        let Some((view, model)) = exchange.source.view.as_ref().zip(model) else {
+        let Some(view) = &exchange.source.view else {
             return Ok(Fit::default());
         };
-        let needs: Needs = view.needs.moved(self.conversed_with(exchange), Some(model));
-        let prompt = Shape::of(model, Some(view)).estimate.tokens;
+        let needs: Needs = view.needs.moved(self.conversed_with(exchange), model);
+        let asked = model.or(view.model.as_deref()).unwrap_or("");
+        let prompt = Shape::of(asked, Some(view)).estimate.tokens;
         fit(&needs, prompt, capabilities, rung.lossy)
     }
 

@@ -165,6 +165,11 @@ impl Watched {
         self.dog.first_content()
     }
 
+    /// Whether the model has refused to answer.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.watch.stop_reason() == Some("refusal")
+    }
+
     /// Output tokens that have come at least.
     pub(super) const fn output_tokens(&self) -> u64 {
         self.watch.output_floor()

@@ -25,6 +25,7 @@ impl Sim {
         let exchange = Exchange {
             sim: Arc::clone(&self),
             label: decided.label,
+            arrival: decided.arrival,
             fault: decided.fault,
             bill: decided.bill,
             place: decided.place,
@@ -63,7 +64,7 @@ impl Sim {
         };
         let Chosen { fault, slow } = faults::choose(&state.faults, &asked);
         let label = state.stats.label(Some(&ask.model));
-        state.stats.arrived(&label);
+        let arrival = state.arrived(&label, now);
         let quota = self
             .settings
             .quotas
@@ -74,6 +75,7 @@ impl Sim {
         let kind = fault.as_ref().or(slow.as_ref()).map(|fault| fault.kind);
         let done = |outcome, fault| Decided {
             label: label.clone(),
+            arrival,
             fault,
             bill: None,
             place: Place::default(),
@@ -110,6 +112,7 @@ impl Sim {
         }));
         Decided {
             label,
+            arrival,
             fault: kind,
             bill: Some(bill),
             place,
@@ -137,9 +140,13 @@ impl Sim {
                 Some(Outcome::Nothing)
             }
             FaultKind::PingOnly if whole => Some(Outcome::Nothing),
+            FaultKind::NoAnswer => Some(Outcome::Nothing),
             FaultKind::HtmlPage => Some(self.short(head::welcome(moment), fault.latency)),
             FaultKind::StreamError if whole => {
                 Some(self.short(head::faulty(fault, 529, pool, moment), None))
+            }
+            FaultKind::FilteredInStream if whole => {
+                Some(self.short(head::faulty(fault, 400, pool, moment), None))
             }
             _ => None,
         }
@@ -278,6 +285,7 @@ impl Bill {
 /// What was decided for an attempt while the state was locked.
 struct Decided {
     label: String,
+    arrival: u64,
     fault: Option<FaultKind>,
     bill: Option<Bill>,
     place: Place,

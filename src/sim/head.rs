@@ -213,16 +213,26 @@ pub(super) fn faulty(
         }
     }
     retry_words(&mut headers, status, fault.retry_after, fault.should_retry);
-    json(
-        status,
-        headers,
-        &error_json(status, message_of(status), None, moment),
-    )
+    let message = match fault.kind {
+        FaultKind::ContentFiltered | FaultKind::FilteredInStream => FILTERED,
+        _ => message_of(status),
+    };
+    json(status, headers, &error_json(status, message, None, moment))
 }
 
-/// The body of an error in a stream.
-pub(super) const STREAM_ERROR: &str =
-    r#"{"type":"error","error":{"details":null,"type":"overloaded_error","message":"Overloaded"}}"#;
+/// What the content filter says, as a status and inside a stream.
+const FILTERED: &str = "Output blocked by content filtering policy";
+
+/// The data of an error inside a stream.
+pub(super) fn stream_error(kind: FaultKind) -> String {
+    let (error, message) = match kind {
+        FaultKind::FilteredInStream => ("invalid_request_error", FILTERED),
+        _ => ("overloaded_error", message_of(529)),
+    };
+    format!(
+        r#"{{"type":"error","error":{{"details":null,"type":"{error}","message":"{message}"}}}}"#
+    )
+}
 
 fn retry_words(
     headers: &mut HeaderMap,

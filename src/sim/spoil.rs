@@ -78,10 +78,9 @@ pub(super) fn stream(mut steps: VecDeque<Step>, fault: &Fault) -> VecDeque<Step>
                 act: Act::Pings(every),
             });
         }
-        FaultKind::StreamError => {
+        FaultKind::StreamError | FaultKind::FilteredInStream => {
             steps.truncate(at);
-            let event = Bytes::from(reply::frame("error", head::STREAM_ERROR, 0));
-            steps.push_back(ending(Act::Send(event, 0)));
+            steps.push_back(ending(Act::Send(error_event(fault.kind), 0)));
         }
         FaultKind::StallBeforeContent => {
             let content = steps.iter().position(is_delta).unwrap_or(at);
@@ -139,6 +138,10 @@ pub(super) fn whole(
         _ => vec![send(body)],
     };
     (head, steps.into())
+}
+
+fn error_event(kind: FaultKind) -> Bytes {
+    Bytes::from(reply::frame("error", &head::stream_error(kind), 0))
 }
 
 /// An event whose framing is whole and whose data ends in the middle.

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Sim;
+use super::arrivals::Arrivals;
 use super::buckets::Axis;
 use super::cache::Cache;
 use super::faults::{Fault, FaultKind};
@@ -38,6 +39,8 @@ pub(super) struct Bill {
 pub(super) struct Exchange {
     pub(super) sim: Arc<Sim>,
     pub(super) label: String,
+    /// Its number among the arrivals.
+    pub(super) arrival: u64,
     pub(super) fault: Option<FaultKind>,
     pub(super) bill: Option<Bill>,
     pub(super) place: Place,
@@ -53,6 +56,9 @@ impl Exchange {
         let mut guard = self.sim.state.lock();
         let state = &mut *guard;
         state.stats.answer(&self.label, Some(status), self.fault);
+        state
+            .arrivals
+            .answered(self.arrival, Some(status), Instant::now());
         if let Some(bill) = self.bill {
             if let Some(pool) = bill.quota.and_then(|place| state.pools.get_mut(place)) {
                 let buckets = pool.buckets(bill.fast);
@@ -78,11 +84,11 @@ impl Exchange {
     }
 
     pub(super) fn reset(mut self) {
-        self.sim
-            .state
-            .lock()
-            .stats
-            .answer(&self.label, None, self.fault);
+        {
+            let mut state = self.sim.state.lock();
+            state.stats.answer(&self.label, None, self.fault);
+            state.arrivals.answered(self.arrival, None, Instant::now());
+        }
         self.done = true;
     }
 
@@ -121,6 +127,7 @@ pub(super) struct State {
     pub(super) cache: Cache,
     pub(super) seen: Seen,
     pub(super) stats: Stats,
+    pub(super) arrivals: Arrivals,
 }
 
 impl State {
@@ -143,6 +150,7 @@ impl State {
             cache: Cache::default(),
             seen: Seen::default(),
             stats: Stats::default(),
+            arrivals: Arrivals::default(),
         }
     }
 
@@ -150,13 +158,21 @@ impl State {
     pub(super) fn restart(&mut self, fresh: Self) {
         let in_flight = self.stats.in_flight;
         let (wall, wall_at) = (self.wall, self.wall_at);
+        let arrivals = self.arrivals.successor();
         *self = Self {
             wall,
             wall_at,
+            arrivals,
             ..fresh
         };
         self.stats.in_flight = in_flight;
         self.stats.max_in_flight = in_flight;
+    }
+
+    /// Counts a request that has arrived, and returns its number.
+    pub(super) fn arrived(&mut self, label: &str, now: Instant) -> u64 {
+        self.stats.arrived(label);
+        self.arrivals.note(label, now)
     }
 
     pub(super) fn follow_wall_clock(&mut self) {

@@ -78,6 +78,8 @@ pub enum Advice {
     ResolveConflict,
     /// The request is wrong as it is.
     FixRequest,
+    /// The model refused to answer it.
+    Refused,
 }
 
 impl Advice {
@@ -174,6 +176,9 @@ impl Advice {
             }
             Self::ResolveConflict => {
                 "Something else changed or holds what this request works on: let it finish, read the state again, then repeat."
+            }
+            Self::Refused => {
+                "The provider will not answer this content: change it, or give the route a rung with on = [\"refused\"]."
             }
             Self::FixRequest => "Correct the request as the provider's message says.",
             Self::None

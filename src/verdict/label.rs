@@ -45,6 +45,8 @@ pub const RAMP_LIMIT: &str = "ramp_limit";
 pub const RATE_LIMITED: &str = "rate_limited";
 /// The API is not at this address.
 pub const REDIRECTED: &str = "redirected";
+/// The model will not answer this.
+pub const REFUSED: &str = "refused";
 /// An internal error of the provider.
 pub const SERVER_ERROR: &str = "server_error";
 /// The provider ran out of time itself.
@@ -74,7 +76,7 @@ pub const TIMEOUTS: [&str; 5] = [
 ];
 
 /// Every label above, for whoever lists series beforehand.
-pub const ALL: [&str; 31] = [
+pub const ALL: [&str; 32] = [
     AUTHENTICATION,
     BAD_GATEWAY,
     BILLING,
@@ -97,6 +99,7 @@ pub const ALL: [&str; 31] = [
     RAMP_LIMIT,
     RATE_LIMITED,
     REDIRECTED,
+    REFUSED,
     SERVER_ERROR,
     SERVER_TIMEOUT,
     SPEND_LIMIT,

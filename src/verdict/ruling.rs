@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use seawall_actors::policy::ladder::Cause;
 use seawall_actors::verdict::{Again, Blame, Verdict};
 
 use super::{Advice, ErrorBody, LimitKind, label, wording};
@@ -183,6 +184,9 @@ impl Ruling {
             };
             return Self::caller(label::PROMPT_TOO_LONG, Again::Elsewhere, advice);
         }
+        if wording::is_filtered(message) {
+            return Self::caller(label::REFUSED, Again::Never, Advice::Refused);
+        }
         let advice = if message.contains("Extra inputs are not permitted") {
             Advice::KeepBetaHeader
         } else {
@@ -204,11 +208,24 @@ impl Ruling {
         } else {
             None
         };
-        let verdict = Verdict::new(self.label, self.blame, again).not_before(obeyed);
+        let mut verdict = Verdict::new(self.label, self.blame, again).not_before(obeyed);
+        verdict.because = cause(self.label);
         if self.label == label::OVERLOADED {
             verdict.overloaded()
         } else {
             verdict
         }
+    }
+}
+
+/// Why a call leaves a rung with this word, where that does not follow from whose fault it is.
+fn cause(label: &str) -> Option<Cause> {
+    match label {
+        label::PROMPT_TOO_LONG => Some(Cause::TooLarge),
+        label::REFUSED => Some(Cause::Refused),
+        label::MODEL_NOT_FOUND | label::NOT_FOUND => Some(Cause::NotFound),
+        // Another quota may be larger.
+        label::TOO_LARGE_FOR_QUOTA => Some(Cause::Quota),
+        _ => None,
     }
 }

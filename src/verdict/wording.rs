@@ -35,6 +35,11 @@ pub(super) fn axes(message: &str) -> Axes {
     }
 }
 
+/// The provider's filter kept an answer back; it comes as a 400, or inside a stream.
+pub(super) fn is_filtered(message: &str) -> bool {
+    message.contains("blocked by content filtering policy")
+}
+
 /// A 401 that is about the browser, not the key.
 pub(super) fn is_cors(message: &str) -> bool {
     message.starts_with("CORS requests are not allowed")

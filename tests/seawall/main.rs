@@ -51,6 +51,8 @@ mod served;
 #[cfg(test)]
 mod sim_faults;
 #[cfg(test)]
+mod sixteen_faults;
+#[cfg(test)]
 mod spend_cap;
 #[cfg(test)]
 mod stacked_retries;

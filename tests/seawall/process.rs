@@ -29,7 +29,8 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    pub(crate) fn start(upstream: SocketAddr, config: &str) -> Self {
+    /// With an upstream, all targets are there; without, each is where the configuration says.
+    pub(crate) fn start(upstream: impl Into<Option<SocketAddr>>, config: &str) -> Self {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let folder = std::env::temp_dir().join(format!(
             "seawall-{}-{}",
@@ -40,10 +41,14 @@ impl Gateway {
         let file = folder.join("seawall.toml");
         std::fs::write(&file, config).unwrap();
         let log = folder.join("stderr");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_seawall"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
+        command
             .args(["serve", "--listen", "127.0.0.1:0", "--config"])
-            .arg(&file)
-            .args(["--upstream", &format!("http://{upstream}")])
+            .arg(&file);
+        if let Some(upstream) = upstream.into() {
+            command.args(["--upstream", &format!("http://{upstream}")]);
+        }
+        let mut process = command
             .env_remove("ANTHROPIC_API_KEY")
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(&log).unwrap())

@@ -206,6 +206,59 @@ async fn pings_only(socket: bool) {
     provider.until_left(2).await;
 }
 
+async fn filtered(socket: bool) {
+    let message = "Output blocked by content filtering policy";
+    let provider = Provider::with(Fault::new(FaultKind::ContentFiltered), socket).await;
+    let inside = Provider::with(after(FaultKind::FilteredInStream, 7), socket).await;
+    for (provider, stream) in [(&provider, true), (&provider, false), (&inside, false)] {
+        let mut answer = provider.open(asking(stream)).await;
+        assert_eq!(
+            (
+                answer.status.as_u16(),
+                answer.headers["x-should-retry"].to_str().unwrap()
+            ),
+            (400, "false")
+        );
+        let body: Value =
+            serde_json::from_slice(&answer.body.next().await.unwrap().unwrap()).unwrap();
+        let error = &body["error"];
+        assert_eq!(
+            (&error["type"], &error["message"]),
+            (&json!("invalid_request_error"), &json!(message))
+        );
+    }
+    let (text, broken) = inside.text(asking(true)).await;
+    let events = events(&text);
+    assert_eq!(
+        (events.len(), last_type(&events), broken),
+        (8, "error", None)
+    );
+    let error = &events[7].as_ref().unwrap()["error"];
+    assert_eq!(error["type"], "invalid_request_error");
+    assert_eq!(error["message"], message);
+}
+
+async fn nothing(socket: bool) {
+    let provider = Provider::with(Fault::new(FaultKind::NoAnswer), socket).await;
+    for (n, stream) in [(1, true), (2, false)] {
+        let waiting = provider.open(asking(stream));
+        let nothing = tokio::time::timeout(Duration::from_millis(50), waiting).await;
+        assert!(nothing.is_err());
+        provider.until_left(n).await;
+    }
+    let arrivals = provider.sim.arrivals();
+    assert_eq!(arrivals.len(), 2);
+    assert!(
+        arrivals
+            .iter()
+            .all(|a| a.status.is_none() && a.answered.is_none())
+    );
+    assert_eq!(
+        provider.sim.stats().models["claude-sonnet-5"].left_before_headers,
+        2
+    );
+}
+
 async fn chunks(socket: bool) {
     let whole = Provider::start(Settings::default(), socket).await;
     let (expected, _) = whole.text(asking(true)).await;
@@ -261,6 +314,8 @@ in_memory_and_over_a_socket! {
     everything_but_the_end_arrives: missing_stops,
     a_stream_is_cut_after_as_many_events_as_asked: cuts,
     pings_go_on_until_the_client_leaves: pings_only,
+    the_content_filter_speaks_by_its_status_or_inside_the_stream: filtered,
+    a_provider_can_say_nothing_at_all: nothing,
     chunks_are_cut_anywhere_and_change_nothing: chunks,
 }
 

@@ -77,8 +77,11 @@ impl BreakerState {
             again: knock.again,
             reply,
         };
+        let spared = knock.elsewhere && self.circuit.spares(now, !waiter.again);
         let mut until = None;
-        if self.queue.is_empty() {
+        if spared {
+            until = self.circuit.next_event();
+        } else if self.queue.is_empty() {
             match self.circuit.admit(now) {
                 Admission::Pass(pass) => {
                     self.hand_over(waiter, pass, now, breaker);

@@ -22,6 +22,8 @@ pub struct Attempt {
     /// When the attempt is ended, as the target's failure: at the call's deadline, or when the rung
     /// has had its share of the time.
     pub deadline: Instant,
+    /// When it is ended if it has brought no content: then other rungs get the rest of the time.
+    pub quiet_until: Instant,
     hold: Hold,
 }
 
@@ -33,6 +35,7 @@ pub(super) struct Hold(Arc<Mutex<Held>>);
 struct Held {
     permit: Option<Permit>,
     outrun: bool,
+    late: bool,
 }
 
 impl Hold {
@@ -47,6 +50,7 @@ impl Hold {
         Self(Arc::new(Mutex::new(Held {
             permit: None,
             outrun: false,
+            late: false,
         })))
     }
 
@@ -70,6 +74,13 @@ impl Hold {
         held.permit.as_ref().is_none_or(Permit::has_content)
     }
 
+    /// Takes the permit, since the attempt's time is over.
+    pub(super) fn late(&self) -> Option<Permit> {
+        let mut held = self.0.lock();
+        held.late = true;
+        held.permit.take()
+    }
+
     /// Gives the permit back, since another attempt has answered.
     pub(super) fn outrun(&self) {
         let permit = {
@@ -81,7 +92,7 @@ impl Hold {
     }
 }
 
-/// Tells, after an attempt was dropped, whether it lost against another one of the same call.
+/// Tells, after an attempt was dropped, why that was.
 #[derive(Debug, Clone)]
 pub struct Fate(Hold);
 
@@ -91,13 +102,19 @@ impl Fate {
     pub fn is_outrun(&self) -> bool {
         self.0.0.lock().outrun
     }
+
+    /// Whether its time was over.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.0.0.lock().late
+    }
 }
 
 impl Attempt {
     pub(super) fn new(
         (target, rung): (Target, usize),
         number: u32,
-        deadline: Instant,
+        (quiet_until, deadline): (Instant, Instant),
         hold: Hold,
     ) -> Self {
         Self {
@@ -105,6 +122,7 @@ impl Attempt {
             rung,
             number,
             deadline,
+            quiet_until,
             hold,
         }
     }

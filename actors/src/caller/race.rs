@@ -61,7 +61,7 @@ impl Arm {
     }
 
     fn timed_out(&self) {
-        if let Some(permit) = self.hold.take() {
+        if let Some(permit) = self.hold.late() {
             permit.finish(&TIMED_OUT, None);
         }
     }
@@ -118,6 +118,10 @@ impl<T, E> Second<'_, T, E> {
         }
     }
 
+    fn has_content(&self) -> bool {
+        matches!(self, Self::Running(arm, _) if arm.hold.has_content())
+    }
+
     fn timed_out(&self) {
         if let Self::Running(arm, _) = self {
             arm.timed_out();
@@ -136,7 +140,7 @@ impl<E: Send> Walk<E> {
     where
         O: Operation<Error = E>,
     {
-        let (target, until) = (&turn.target, turn.until);
+        let (target, mut until) = (&turn.target, turn.quiet_until);
         let mut slow_at = Some(permit.started() + target.breaker().slow_after());
         let hedge = self.call.hedge.as_ref();
         let after =
@@ -144,7 +148,7 @@ impl<E: Send> Walk<E> {
         let mut second = after.map_or(Second::Without, |after| {
             Second::Due(permit.started() + after)
         });
-        let (arm, attempt) = self.arm((turn.rung, target), permit, until);
+        let (arm, attempt) = self.arm((turn.rung, target), permit, turn);
         let first = AssertUnwindSafe(operation.attempt(attempt)).catch_unwind();
         tokio::pin!(first);
         let mut failed = None;
@@ -164,7 +168,7 @@ impl<E: Send> Walk<E> {
                     ended if second.is_running() => failed = Some(ended),
                     ended => return Ok(ended),
                 },
-                news = second.next() => match self.second(operation, &mut second, news, until)? {
+                news = second.next() => match self.second(operation, &mut second, news, turn)? {
                     Some(answer) => {
                         arm.hold.outrun();
                         return Ok((Ok(answer), Verdict::OK));
@@ -175,6 +179,11 @@ impl<E: Send> Walk<E> {
                 },
                 () = &mut alarm => {
                     let now = Instant::now();
+                    let has_content = arm.hold.has_content() || second.has_content();
+                    if now >= until && until < turn.until && has_content {
+                        until = turn.until;
+                        continue;
+                    }
                     if now >= until {
                         arm.timed_out();
                         second.timed_out();
@@ -197,7 +206,7 @@ impl<E: Send> Walk<E> {
         operation: &'o O,
         second: &mut Second<'o, O::Answer, E>,
         news: News<O::Answer, E>,
-        until: Instant,
+        turn: &Turn,
     ) -> Result<Option<O::Answer>, Left>
     where
         O: Operation<Error = E>,
@@ -209,7 +218,7 @@ impl<E: Send> Walk<E> {
                 if hedge.is_some_and(|hedge| hedge.budget.lock().try_spend(cost)) {
                     let target = permit.target().clone();
                     self.announce_hedge(rung, &target);
-                    let (arm, attempt) = self.arm((rung, &target), permit, until);
+                    let (arm, attempt) = self.arm((rung, &target), permit, turn);
                     let running = AssertUnwindSafe(operation.attempt(attempt))
                         .catch_unwind()
                         .boxed();
@@ -299,14 +308,19 @@ impl<E: Send> Walk<E> {
         &mut self,
         (rung, target): (usize, &Target),
         permit: Permit,
-        until: Instant,
+        turn: &Turn,
     ) -> (Arm, Attempt) {
         self.report.attempts += 1;
         self.report.rung = rung;
         self.report.target = Some(Arc::clone(target.name()));
         let hold = Hold::new(permit);
         let to = (target.clone(), rung);
-        let attempt = Attempt::new(to, self.report.attempts, until, hold.clone());
+        let attempt = Attempt::new(
+            to,
+            self.report.attempts,
+            (turn.quiet_until, turn.until),
+            hold.clone(),
+        );
         let target = target.clone();
         let arm = Arm { rung, target, hold };
         (arm, attempt)

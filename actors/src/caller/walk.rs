@@ -24,6 +24,10 @@ use crate::verdict::Verdict;
 
 mod aside;
 
+/// Part of the time left that a rung may be silent for while another target is below it: a target
+/// that hangs must not take the others' turn with it. The rest is enough for one more attempt.
+const QUIET_SHARE: f64 = 2.0 / 3.0;
+
 /// Runs a call to its end.
 pub(crate) async fn run<O: Operation>(
     context: Arc<CallContext>,
@@ -90,6 +94,8 @@ pub(super) struct Turn {
     pub(super) cost: Cost,
     /// Its part of the call's time ends here.
     pub(super) until: Instant,
+    /// Without content it ends here, so that there is time for the rungs below.
+    pub(super) quiet_until: Instant,
 }
 
 impl<E: Send> Walk<E> {
@@ -159,7 +165,7 @@ impl<E: Send> Walk<E> {
     {
         let turn = self.turn(operation, rung).await?;
         while self.ladder.may_attempt() {
-            if Instant::now() >= turn.until {
+            if Instant::now() >= turn.quiet_until {
                 return Err(self.out_of_time(&turn.target));
             }
             let passed = match ticket.take() {
@@ -208,12 +214,17 @@ impl<E: Send> Walk<E> {
         };
         let (target, cost) = placed.map_err(|cause| Left::Fell(cause, "not_placed"))?;
         let now = Instant::now();
-        let until = match at.rules.share {
+        let left = self.call.deadline.saturating_duration_since(now);
+        let (until, quiet_until) = match at.rules.share {
             Some(share) => {
                 let whole = self.call.deadline.saturating_duration_since(self.began);
-                self.call.deadline.min(now + whole.mul_f64(share))
+                let until = self.call.deadline.min(now + whole.mul_f64(share));
+                (until, until)
             }
-            None => self.call.deadline,
+            None if self.ladder.next_target(Cause::AttemptsSpent).is_some() => {
+                (self.call.deadline, now + left.mul_f64(QUIET_SHARE))
+            }
+            None => (self.call.deadline, self.call.deadline),
         };
         at.place = Place::Target(target.clone(), cost);
         Ok(Turn {
@@ -221,6 +232,7 @@ impl<E: Send> Walk<E> {
             target,
             cost,
             until,
+            quiet_until,
         })
     }
 
@@ -230,7 +242,7 @@ impl<E: Send> Walk<E> {
             return Err(Left::Fell(Cause::Overloaded, verdict.label));
         }
         let now = Instant::now();
-        let left = turn.until.saturating_duration_since(now);
+        let left = turn.quiet_until.saturating_duration_since(now);
         let counted = self.ladder.attempts_made();
         let decision =
             self.call
@@ -319,7 +331,7 @@ impl<E: Send> Walk<E> {
             tenant: self.call.tenant.clone(),
             until: self
                 .until
-                .min(turn.until.checked_sub(useful).unwrap_or(asked)),
+                .min(turn.quiet_until.checked_sub(useful).unwrap_or(asked)),
             expires: self.call.held_until,
         };
         let answer = limiter.reserve(reservation).await;

@@ -19,6 +19,7 @@ pub use self::pass::{Admission, Pass, Signal};
 use self::phase::{Lease, Phase};
 use self::ramp::Ramp;
 pub use self::settings::CircuitSettings;
+use self::sparing::Sparing;
 pub use self::state::{CircuitView, Mode, State, Transition};
 use self::trip::tripped_by;
 use super::InvalidPolicy;
@@ -30,6 +31,7 @@ mod pass;
 mod phase;
 mod ramp;
 mod settings;
+mod sparing;
 mod state;
 mod trip;
 
@@ -44,6 +46,7 @@ pub struct Circuit {
     timed: TimeWindow,
     latency: Latency,
     timer: OpenTimer,
+    sparing: Sparing,
     /// Some call waits for this target.
     waiting: bool,
     probes: u64,
@@ -67,6 +70,7 @@ impl Circuit {
             timed: TimeWindow::new(settings.time_window, settings.time_buckets, now)?,
             latency: Latency::new(&settings),
             timer: OpenTimer::new(&settings),
+            sparing: Sparing::from(now),
             waiting: false,
             probes: 0,
             overdue_probe: None,
@@ -351,33 +355,6 @@ impl Circuit {
         self.latency.median()
     }
 
-    /// Shows everything that a status page needs.
-    #[must_use]
-    pub fn view(&self, now: Instant) -> CircuitView {
-        let (run, ramp) = match &self.phase {
-            Phase::Closed { run, ramp } => (*run, ramp.as_ref()),
-            Phase::Open { .. } | Phase::HalfOpen { .. } => (0, None),
-        };
-        CircuitView {
-            state: self.state(),
-            mode: self.mode,
-            generation: self.generation,
-            recent: self.recent.totals(),
-            timed: self.timed.totals(now),
-            consecutive_failures: run,
-            median: self.latency.median(),
-            slow_after: self.slow_after(),
-            opened: self.opened,
-            open_until: match self.phase {
-                Phase::Open { until, .. } => until,
-                Phase::Closed { .. } | Phase::HalfOpen { .. } => None,
-            },
-            probing: matches!(self.phase, Phase::HalfOpen { probe: Some(_), .. }),
-            ramp_allowed: ramp.map(Ramp::allowed),
-            ramp_in_flight: ramp.map_or(0, Ramp::in_flight),
-        }
-    }
-
     /// Whether the pass belongs to this generation and, being a probe, still holds its slot.
     fn is_current(&self, pass: Pass) -> bool {
         let held = match &self.phase {
@@ -449,6 +426,7 @@ impl Circuit {
             }
         }
         self.opened = self.opened.saturating_add(1);
+        self.sparing = Sparing::from(now);
         let until = Some(self.timer.until(now, &self.settings));
         self.enter(Phase::Open { since: now, until }, why)
     }

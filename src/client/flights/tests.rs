@@ -14,17 +14,16 @@ fn key(n: u8) -> FlightKey {
     FlightKey {
         request: CacheKey::from([n; 32]),
         streams: true,
+        profile: Profile::Standard,
+        fallback: Fallback::Allowed,
     }
 }
 
 fn reply(body: ReplyBody) -> Reply {
     let report = Report {
-        call: "0199".into(),
         rung: "default".into(),
         attempts: 1,
-        queued: Duration::ZERO,
-        degraded: false,
-        settled: false,
+        ..Report::new("0199".into())
     };
     Reply {
         status: StatusCode::OK,

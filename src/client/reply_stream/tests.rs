@@ -148,6 +148,8 @@ async fn calls_that_share_an_attempt_have_the_same_answer_and_keep_it_once() {
     let key = FlightKey {
         request: CacheKey::from([1; 32]),
         streams: true,
+        profile: crate::profile::Profile::Standard,
+        fallback: crate::client::ask::Fallback::Allowed,
     };
     let entries = Arc::new(AtomicUsize::new(0));
     let call = |leaves: Option<Duration>| {
@@ -171,12 +173,9 @@ async fn calls_that_share_an_attempt_have_the_same_answer_and_keep_it_once() {
                 headers: HeaderMap::new(),
                 body: ReplyBody::Stream(ReplyStream::scripted(counted)),
                 report: crate::client::ask::Report {
-                    call: "0199".into(),
                     rung: "default".into(),
                     attempts: 1,
-                    queued: Duration::ZERO,
-                    degraded: false,
-                    settled: false,
+                    ..crate::client::ask::Report::new("0199".into())
                 },
             })
         };

@@ -10,6 +10,8 @@ pub enum FaultKind {
     /// 400 `invalid_request_error`.
     #[serde(alias = "400")]
     InvalidRequest,
+    /// 400 `invalid_request_error` of the content filter.
+    ContentFiltered,
     /// 401 `authentication_error`.
     #[serde(alias = "401")]
     Authentication,
@@ -59,6 +61,8 @@ pub enum FaultKind {
     /// The event after `after_events` is cut inside its JSON and the stream goes on; without a
     /// stream, a NUL byte inside the JSON.
     MalformedEvent,
+    /// Nothing comes at all, headers included.
+    NoAnswer,
     /// Nothing comes before the first content; without a stream, nothing at all.
     StallBeforeContent,
     /// Nothing comes after `after_events`; without a stream, nothing at all.
@@ -70,6 +74,8 @@ pub enum FaultKind {
     Slow,
     /// An `error` event after `after_events`; without a stream, 529.
     StreamError,
+    /// The content filter's `error` event after `after_events`; without a stream, its 400.
+    FilteredInStream,
     /// The stream ends cleanly after `after_events`; without a stream, half of the body.
     CutStream,
     /// The stream ends cleanly with everything but `message_stop`; without a stream, all but the last
@@ -79,8 +85,9 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::InvalidRequest,
+        Self::ContentFiltered,
         Self::Authentication,
         Self::Permission,
         Self::NotFound,
@@ -100,11 +107,13 @@ impl FaultKind {
         Self::TruncatedJson,
         Self::TruncatedBody,
         Self::MalformedEvent,
+        Self::NoAnswer,
         Self::StallBeforeContent,
         Self::StallInStream,
         Self::PingOnly,
         Self::Slow,
         Self::StreamError,
+        Self::FilteredInStream,
         Self::CutStream,
         Self::MissingStop,
     ];
@@ -114,6 +123,7 @@ impl FaultKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::InvalidRequest => "invalid_request",
+            Self::ContentFiltered => "content_filtered",
             Self::Authentication => "authentication",
             Self::Permission => "permission",
             Self::NotFound => "not_found",
@@ -133,11 +143,13 @@ impl FaultKind {
             Self::TruncatedJson => "truncated_json",
             Self::TruncatedBody => "truncated_body",
             Self::MalformedEvent => "malformed_event",
+            Self::NoAnswer => "no_answer",
             Self::StallBeforeContent => "stall_before_content",
             Self::StallInStream => "stall_in_stream",
             Self::PingOnly => "ping_only",
             Self::Slow => "slow",
             Self::StreamError => "stream_error",
+            Self::FilteredInStream => "filtered_in_stream",
             Self::CutStream => "cut_stream",
             Self::MissingStop => "missing_stop",
         }
@@ -148,6 +160,7 @@ impl FaultKind {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::InvalidRequest => "400 invalid_request_error",
+            Self::ContentFiltered => "400 invalid_request_error of the content filter",
             Self::Authentication => "401 authentication_error",
             Self::Permission => "403 permission_error",
             Self::NotFound => "404 not_found_error",
@@ -177,6 +190,7 @@ impl FaultKind {
             Self::MalformedEvent => {
                 "the event after after_events is cut inside its JSON and the stream goes on; without a stream, a NUL byte inside the JSON"
             }
+            Self::NoAnswer => "nothing comes at all, headers included",
             Self::StallBeforeContent => {
                 "nothing comes before the first content; without a stream, nothing at all"
             }
@@ -188,6 +202,9 @@ impl FaultKind {
             }
             Self::Slow => "the first content is late, by ttft or factor",
             Self::StreamError => "an error event after after_events; without a stream, 529",
+            Self::FilteredInStream => {
+                "the content filter's error event after after_events; without a stream, its 400"
+            }
             Self::CutStream => {
                 "the stream ends cleanly after after_events; without a stream, half of the body"
             }
@@ -201,7 +218,7 @@ impl FaultKind {
     #[must_use]
     pub const fn status(self) -> Option<u16> {
         match self {
-            Self::InvalidRequest => Some(400),
+            Self::InvalidRequest | Self::ContentFiltered => Some(400),
             Self::Authentication => Some(401),
             Self::Permission => Some(403),
             Self::NotFound => Some(404),
@@ -221,11 +238,13 @@ impl FaultKind {
             | Self::TruncatedJson
             | Self::TruncatedBody
             | Self::MalformedEvent
+            | Self::NoAnswer
             | Self::StallBeforeContent
             | Self::StallInStream
             | Self::PingOnly
             | Self::Slow
             | Self::StreamError
+            | Self::FilteredInStream
             | Self::CutStream
             | Self::MissingStop => None,
         }
@@ -248,6 +267,7 @@ impl FaultKind {
                 | Self::StallInStream
                 | Self::PingOnly
                 | Self::StreamError
+                | Self::FilteredInStream
                 | Self::CutStream
         )
     }
@@ -262,6 +282,7 @@ impl FaultKind {
                 | Self::TruncatedBody
                 | Self::MalformedEvent
                 | Self::StreamError
+                | Self::FilteredInStream
                 | Self::MissingStop
                 | Self::CutStream
         )

@@ -15,6 +15,7 @@ use seawall::error::Error;
 use seawall::profile::{Profile, Timeouts};
 use seawall::provider::anthropic::PING_EVENT;
 use seawall::sim::{Chunking, Fault, FaultKind, ModelSettings, Settings, Sim, TokenRange};
+use seawall::transport::Transport;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -116,6 +117,11 @@ pub(crate) const UP: &str = "[targets.up]\nbase_url = \"http://sim\"\n";
 
 /// A client of the library in front of `tap`.
 pub(crate) async fn client(tap: &Tap, config: &str) -> Seawall {
+    client_over(tap.clone(), config, 1).await
+}
+
+/// A client of the library on any way.
+pub(crate) async fn client_over(way: impl Transport, config: &str, seed: u64) -> Seawall {
     let config = Config::parse(
         config,
         Path::new("seawall.toml"),
@@ -124,8 +130,8 @@ pub(crate) async fn client(tap: &Tap, config: &str) -> Seawall {
     );
     let started = Seawall::builder()
         .config(config.unwrap())
-        .transport(Arc::new(tap.clone()))
-        .seed(1)
+        .transport(Arc::new(way))
+        .seed(seed)
         .start();
     started.await.unwrap()
 }

@@ -30,6 +30,8 @@ pub(crate) struct Block {
 pub(crate) struct Message {
     /// The id in `message_start`.
     pub(crate) id: Option<String>,
+    /// The model in `message_start`.
+    pub(crate) model: String,
     pub(crate) blocks: Vec<Block>,
     pub(crate) stop_reason: Option<String>,
     /// The usage of `message_delta`.
@@ -90,6 +92,7 @@ impl Reader {
         Self {
             message: Message {
                 id: None,
+                model: String::new(),
                 blocks: Vec::new(),
                 stop_reason: None,
                 usage: Value::Null,
@@ -144,17 +147,17 @@ impl Reader {
         must(started != (event == "message_start"), "out of order")?;
         let summed_up = !message.usage.is_null();
         let next = message.blocks.len();
-        let of_open =
-            self.open && data["index"].as_u64() == u64::try_from(next).ok().map(|n| n - 1);
+        let index = data["index"].as_u64();
+        let of_open = self.open && index == u64::try_from(next).ok().map(|n| n - 1);
         match event {
             "message_start" => {
-                message.id = Some(word(&data["message"]["id"]));
-                let input = data["message"]["usage"]["input_tokens"].as_u64();
-                message.input_tokens = input.ok_or("no input tokens")?;
+                let said = &data["message"];
+                (message.id, message.model) = (Some(word(&said["id"])), word(&said["model"]));
+                message.input_tokens = said["usage"]["input_tokens"].as_u64().ok_or("no input")?;
             }
             "content_block_start" => {
                 must(!self.open && !summed_up, "out of order")?;
-                must(data["index"].as_u64() == u64::try_from(next).ok(), "index")?;
+                must(index == u64::try_from(next).ok(), "index")?;
                 self.open = true;
                 message.blocks.push(Block {
                     kind: word(&data["content_block"]["type"]),

@@ -46,7 +46,7 @@ impl<E: Send> Walk<E> {
         // An attempt that has been slow for so long would be counted as failed anyway.
         let until = Instant::now() + target.breaker().slow_after();
         let hold = Hold::vacant();
-        let attempt = Attempt::new((target.clone(), turn.rung), 0, until, hold.clone());
+        let attempt = Attempt::new((target.clone(), turn.rung), 0, (until, until), hold.clone());
         let Some(probe) = operation.probe(attempt) else {
             return;
         };

@@ -46,6 +46,11 @@ pub struct CircuitSettings {
     pub open_cap_waiting: Duration,
     /// Longest interval while nobody waits or another target serves.
     pub open_cap_idle: Duration,
+    /// Calls that are left to another target, where one can serve them, for each that is a probe, up
+    /// to 10 000. At three, a minute's outage costs three probes of one call in four seconds.
+    pub spared_calls: u32,
+    /// Calls are spared for this long since the opening or the last probe at most, up to 24 h.
+    pub spare_at_most: Duration,
     /// Largest share taken off an interval by chance, 0 to 0.9, so that a fleet doesn't probe in
     /// step.
     pub open_jitter: f64,
@@ -84,6 +89,8 @@ impl Default for CircuitSettings {
             open_growth: 1.5,
             open_cap_waiting: Duration::from_secs(3),
             open_cap_idle: Duration::from_secs(60),
+            spared_calls: 3,
+            spare_at_most: Duration::from_secs(30),
             open_jitter: 0.2,
             hint_cap: Duration::from_secs(300),
             probe_successes: 2,
@@ -144,33 +151,39 @@ impl CircuitSettings {
     }
 
     fn validate_counts(&self) -> Result<(), InvalidPolicy> {
-        for (field, value, most, allowed) in [
+        for (field, value, range, allowed) in [
             (
                 "breaker.slow_multiple",
                 self.slow_multiple,
-                1_000,
+                (1, 1_000),
                 "1 to 1000",
+            ),
+            (
+                "breaker.spared_calls",
+                self.spared_calls,
+                (0, 10_000),
+                "0 to 10000",
             ),
             (
                 "breaker.probe_successes",
                 self.probe_successes,
-                1_000,
+                (1, 1_000),
                 "1 to 1000",
             ),
             (
                 "breaker.ramp_start",
                 self.ramp_start,
-                u32::MAX,
+                (1, u32::MAX),
                 "at least 1",
             ),
             (
                 "breaker.ramp_failures",
                 self.ramp_failures,
-                10_000,
+                (1, 10_000),
                 "1 to 10000",
             ),
         ] {
-            in_range(field, value, (1, most), allowed)?;
+            in_range(field, value, range, allowed)?;
         }
         in_range(
             "breaker.slow_min_samples",
@@ -192,6 +205,7 @@ impl CircuitSettings {
         }
         for (field, time) in [
             ("breaker.slow_floor", self.slow_floor),
+            ("breaker.spare_at_most", self.spare_at_most),
             ("breaker.hint_cap", self.hint_cap),
             ("breaker.ramp_quiet", self.ramp_quiet),
         ] {

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Circuit;
+use super::phase::Phase;
+use super::ramp::Ramp;
 use crate::policy::rolling_window::Totals;
 
 /// Who decides: the circuit, or an operator.
@@ -104,4 +107,33 @@ pub struct CircuitView {
     pub ramp_allowed: Option<u32>,
     /// Attempts in flight that the ramp counts.
     pub ramp_in_flight: u32,
+}
+
+impl Circuit {
+    /// Shows everything that a status page needs.
+    #[must_use]
+    pub fn view(&self, now: Instant) -> CircuitView {
+        let (run, ramp) = match &self.phase {
+            Phase::Closed { run, ramp } => (*run, ramp.as_ref()),
+            Phase::Open { .. } | Phase::HalfOpen { .. } => (0, None),
+        };
+        CircuitView {
+            state: self.state(),
+            mode: self.mode,
+            generation: self.generation,
+            recent: self.recent.totals(),
+            timed: self.timed.totals(now),
+            consecutive_failures: run,
+            median: self.latency.median(),
+            slow_after: self.slow_after(),
+            opened: self.opened,
+            open_until: match self.phase {
+                Phase::Open { until, .. } => until,
+                Phase::Closed { .. } | Phase::HalfOpen { .. } => None,
+            },
+            probing: matches!(self.phase, Phase::HalfOpen { probe: Some(_), .. }),
+            ramp_allowed: ramp.map(Ramp::allowed),
+            ramp_in_flight: ramp.map_or(0, Ramp::in_flight),
+        }
+    }
 }

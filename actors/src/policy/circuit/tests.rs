@@ -434,6 +434,38 @@ fn calls_that_start_to_wait_cut_the_interval_short_and_leaving_does_not_stretch_
 }
 
 #[test]
+fn three_calls_are_left_to_another_target_for_each_that_probes() {
+    let mut bench = Bench::new(steady(1.5));
+    assert!(!bench.circuit.spares(bench.now, true));
+    bench.fail(5);
+    for _ in 0..4 {
+        for _ in 0..3 {
+            // Who was here before is spared all the same.
+            assert!(bench.circuit.spares(bench.now, false));
+            assert!(bench.circuit.spares(bench.now, true));
+            bench.wait(seconds(4));
+        }
+        assert!(!bench.circuit.spares(bench.now, true));
+        assert_eq!(bench.state(), State::HalfOpen);
+        bench.fail(1);
+    }
+}
+
+#[test]
+fn no_call_is_spared_for_longer_than_half_a_minute_or_once_a_probe_succeeded() {
+    let mut bench = Bench::open();
+    bench.wait(seconds(29));
+    assert!(bench.circuit.spares(bench.now, true));
+    bench.wait(seconds(1));
+    assert!(!bench.circuit.spares(bench.now, true));
+    bench.fail(1);
+    bench.wait_for_event();
+    bench.succeed(1);
+    assert_eq!(bench.state(), State::HalfOpen);
+    assert!(!bench.circuit.spares(bench.now, true));
+}
+
+#[test]
 fn jitter_only_shortens_and_by_a_fifth_at_most() {
     let (mut least, mut most) = (f64::MAX, 0.0_f64);
     for seed in 0..400 {
@@ -639,6 +671,11 @@ fn settings_out_of_range_are_refused_by_name() {
     assert_eq!(refused(|s| s.slow_percent = Some(101)), "slow_percent");
     assert_eq!(refused(|s| s.open_growth = f64::NAN), "open_growth");
     assert_eq!(refused(|s| s.open_jitter = 1.0), "open_jitter");
+    assert_eq!(refused(|s| s.spared_calls = 10_001), "spared_calls");
+    assert_eq!(
+        refused(|s| s.spare_at_most = Duration::MAX),
+        "spare_at_most"
+    );
     assert_eq!(refused(|s| s.open_first = Duration::ZERO), "open_first");
     assert_eq!(
         refused(|s| s.probe_max_wait = Duration::MAX),

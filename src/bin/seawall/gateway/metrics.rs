@@ -56,6 +56,10 @@ pub(crate) fn render(prometheus: &PrometheusHandle, seawall: &Seawall) -> String
         }
         gauge!("seawall_queue_depth", "quota" => quota).set(count(limiter.waiting));
     }
+    if let Some(cache) = seawall.cache_stats() {
+        cache_gauges(&cache);
+    }
+    gauge!("seawall_flights").set(count(seawall.shared_calls()));
     gauge!("seawall_in_flight").set(count(snapshot.pool.in_flight));
     gauge!("seawall_calls_running").set(count(snapshot.pool.running));
     gauge!("seawall_callers").set(count(snapshot.pool.callers));
@@ -63,6 +67,32 @@ pub(crate) fn render(prometheus: &PrometheusHandle, seawall: &Seawall) -> String
     gauge!("seawall_restarts").set(whole(i64::try_from(snapshot.restarts).unwrap_or(i64::MAX)));
     prometheus.run_upkeep();
     prometheus.render()
+}
+
+fn cache_gauges(cache: &seawall::cache::Stats) {
+    let whole = |n: u64| whole(i64::try_from(n).unwrap_or(i64::MAX));
+    for (tier, entries, bytes, evicted) in [
+        ("memory", cache.entries, cache.bytes, cache.evictions),
+        (
+            "disk",
+            cache.disk_entries,
+            cache.disk_bytes,
+            cache.disk_evictions,
+        ),
+    ] {
+        gauge!("seawall_cache_entries", "tier" => tier).set(whole(entries));
+        gauge!("seawall_cache_bytes", "tier" => tier).set(whole(bytes));
+        gauge!("seawall_cache_evictions", "tier" => tier).set(whole(evicted));
+    }
+    for (found, lookups) in [
+        ("fresh", cache.hits_fresh),
+        ("stale", cache.hits_stale),
+        ("nothing", cache.misses),
+    ] {
+        gauge!("seawall_cache_lookups", "found" => found).set(whole(lookups));
+    }
+    gauge!("seawall_cache_disk_errors").set(whole(cache.disk_errors));
+    gauge!("seawall_cache_disk_dropped").set(whole(cache.disk_dropped));
 }
 
 fn count(n: usize) -> f64 {
