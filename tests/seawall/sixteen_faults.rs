@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use seawall::sim::{Fault, FaultKind};
 
-use rig::{SEEDS, both_undisturbed, events_of, play, undisturbed};
+use rig::{SEEDS, both_undisturbed, events_of, play, play_on, undisturbed};
 use row::{Answer, By, FALLBACK, Form, Row, Seen, head, judge, paced};
 
 /// What the provider's content filter says.
@@ -252,4 +252,26 @@ async fn the_checks_can_fail() {
     paced("four in three seconds", &burst[1..]);
     let judged = catch_unwind(AssertUnwindSafe(|| paced("five in three seconds", &burst)));
     assert!(judged.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_primary_leaves_the_fallback_its_time_in_every_profile() {
+    let targets = "[targets.primary]\nbase_url = \"http://primary\"\n\
+        [targets.fallback]\nbase_url = \"http://fallback\"\nmodel = \"claude-haiku-5-5\"\n\
+        [routes.default]\nladder = [\"primary\", \"fallback\"]\ndelivery = \"complete\"\n";
+    let mut lost = Vec::new();
+    for profile in ["interactive", "agent_step", "standard", "batch"] {
+        let config = format!("{targets}profile = \"{profile}\"\n");
+        for kind in [FaultKind::NoAnswer, FaultKind::StallBeforeContent] {
+            let row = Row::new("silence", Some(Fault::new(kind)), By::Fallback);
+            for stream in [true, false] {
+                let seen = play_on(&config, &row, stream).await;
+                if seen.answer != seen.undisturbed[1] {
+                    let (n, took) = (seen.primary.len(), seen.took);
+                    lost.push(format!("{profile}, {}, stream {stream}: {n} attempts on the primary, none below, {took:?}", kind.as_str()));
+                }
+            }
+        }
+    }
+    assert!(lost.is_empty(), "{}", lost.join("\n"));
 }

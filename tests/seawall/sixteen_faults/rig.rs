@@ -91,6 +91,10 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) async fn start(faults: Vec<Fault>, seed: u64) -> Self {
+        Self::on(CONFIG, faults, seed).await
+    }
+
+    pub(crate) async fn on(config: &str, faults: Vec<Fault>, seed: u64) -> Self {
         let [primary, fallback] = SEEDS;
         let primary = Sim::new(settings(primary, faults)).unwrap();
         let fallback = Sim::new(settings(fallback, Vec::new())).unwrap();
@@ -100,7 +104,7 @@ impl Rig {
             messages: Arc::default(),
         };
         Self {
-            seawall: client_over(fork.clone(), CONFIG, seed).await,
+            seawall: client_over(fork.clone(), config, seed).await,
             primary,
             fallback,
             fork,
@@ -125,7 +129,11 @@ impl Rig {
                 Answer::read(reply.status.as_u16(), &bytes)
             }
             Err(Error::Provider { status, body, .. }) => Answer::read(status.as_u16(), &body),
-            Err(other) => panic!("{other:?}"),
+            Err(other) => Answer::Error {
+                status: other.status().as_u16(),
+                error: other.error_type().to_owned(),
+                message: other.to_string(),
+            },
         }
     }
 
@@ -167,7 +175,11 @@ pub(crate) async fn both_undisturbed(row: &Row, stream: bool) -> [Answer; 2] {
 
 /// Plays a row once.
 pub(crate) async fn play(row: &Row, stream: bool) -> Seen {
-    let rig = Rig::start(row.faults.clone(), 1).await;
+    play_on(CONFIG, row, stream).await
+}
+
+pub(crate) async fn play_on(config: &str, row: &Row, stream: bool) -> Seen {
+    let rig = Rig::on(config, row.faults.clone(), 1).await;
     let began = Instant::now();
     let answer = rig.ask(row.body(stream)).await;
     let took = began.elapsed();
