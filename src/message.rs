@@ -3,6 +3,8 @@
 //! What a stream has said so far is a [`Message`] at every moment, so that an answer that breaks off
 //! still has a partial one. Content blocks stay JSON: kinds that are not known here keep every field.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -86,6 +88,12 @@ impl Assembler {
 
     /// Takes the data of one event. Events that are no part of a message change nothing.
     pub fn push(&mut self, data: &str) {
+        if let Ok(event) = serde_json::from_str::<PlainDelta<'_>>(data)
+            && event.kind == "content_block_delta"
+            && self.append(&event.delta)
+        {
+            return;
+        }
         let Ok(event) = serde_json::from_str::<Event>(data) else {
             return;
         };
@@ -177,6 +185,24 @@ impl Assembler {
         }
     }
 
+    /// `false` where the delta is none that only brings text.
+    fn append(&mut self, delta: &Plain<'_>) -> bool {
+        let Some(Value::Object(block)) = self.message.content.last_mut() else {
+            return false;
+        };
+        match (&*delta.kind, &delta.text, &delta.partial_json) {
+            ("text_delta", Some(more), None) => {
+                let Some(Value::String(so_far)) = block.get_mut("text") else {
+                    return false;
+                };
+                so_far.push_str(more);
+            }
+            ("input_json_delta", None, Some(more)) => self.input.push_str(more),
+            _ => return false,
+        }
+        true
+    }
+
     fn delta(&mut self, delta: Map<String, Value>) {
         let Some(Value::Object(block)) = self.message.content.last_mut() else {
             self.in_part = true;
@@ -257,6 +283,26 @@ impl From<Read> for Message {
             usage: Usage::default(),
         }
     }
+}
+
+/// A delta as nearly all are, read without a tree.
+#[derive(Deserialize)]
+struct PlainDelta<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    delta: Plain<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plain<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    text: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    partial_json: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]

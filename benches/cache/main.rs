@@ -26,7 +26,7 @@ use tokio::time::Instant;
 type Failed = Box<dyn Error + Send + Sync>;
 
 /// The most that a key may cost of reading the body once and hashing it once.
-const BAR: f64 = 1.5;
+const BAR: f64 = 1.0;
 
 const LARGEST: usize = 1 << 20;
 

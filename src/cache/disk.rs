@@ -18,6 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::RwLock;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::entry::Entry;
 use super::key::CacheKey;
@@ -34,6 +35,9 @@ const MOST_JOBS: usize = 256;
 
 /// How long a job may wait for another process's.
 const BUSY: Duration = Duration::from_secs(1);
+
+/// How long a lookup waits for the disk. The provider would be asked meanwhile.
+const READ: Duration = Duration::from_millis(250);
 
 /// The log's size on disk after it was written back: as large as SQLite lets it grow by itself.
 const LOG_BYTES: i64 = 4 << 20;
@@ -104,7 +108,13 @@ impl Disk {
         }
         let (found, answer) = oneshot::channel();
         self.send(Job::Read(*key, found));
-        answer.await.ok()
+        match timeout(READ, answer).await {
+            Ok(found) => found.ok(),
+            Err(_) => {
+                count(&self.counters.disk_dropped);
+                None
+            }
+        }
     }
 
     pub(super) fn write(&self, key: CacheKey, entry: Arc<Entry>) {

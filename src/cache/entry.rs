@@ -19,9 +19,9 @@ use crate::transport::sse::SseDecoder;
 /// organisation.
 const KEPT: [HeaderName; 2] = [CONTENT_TYPE, HeaderName::from_static("request-id")];
 
-/// Memory of an entry beside its bytes: its own fields, and those of the map that finds it, orders it
-/// and counts it. Measured as 330 for the two together, rounded up.
-const OVERHEAD: usize = 384;
+/// Memory of an entry beside its bytes: its own fields, what the allocator adds, and the map's part.
+/// Measured as 730 with 100,000 small entries.
+const OVERHEAD: usize = 768;
 
 /// Events of a message take up to so many times its own bytes: each brings a word or two in a
 /// hundred bytes of its own.
@@ -31,7 +31,7 @@ const EVENTS_OF_A_MESSAGE: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     body: Bytes,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    headers: Box<[(HeaderName, HeaderValue)]>,
     model: Option<Arc<str>>,
     tokens: Tokens,
     stored_at: Timestamp,
@@ -171,7 +171,7 @@ impl Entry {
     pub fn weight(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(_, value)| value.len()).sum();
         let model = self.model.as_ref().map_or(0, |model| model.len());
-        let pairs = self.headers.capacity() * size_of::<(HeaderName, HeaderValue)>();
+        let pairs = size_of_val(&*self.headers);
         self.body.len() + headers + pairs + model + OVERHEAD
     }
 }
@@ -246,8 +246,9 @@ impl Recording {
     #[must_use]
     pub fn ends_in_stop(&self) -> bool {
         const STOP: &[u8] = b"message_stop";
-        let last = self.events.last().map(|last| &**last);
-        last.is_some_and(|last| last.windows(STOP.len()).any(|part| part == STOP))
+        let has_stop = |events: &Bytes| events.windows(STOP.len()).any(|part| part == STOP);
+        // A comment may stand behind it.
+        self.events.iter().rev().take(2).any(has_stop)
     }
 
     /// The stream has ended.

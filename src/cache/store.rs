@@ -16,6 +16,9 @@ use super::key::CacheKey;
 /// A wall clock may be set back by this much; an entry from further ahead is not believed.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(60);
 
+/// No entry is kept for longer; the map takes no more than a thousand years.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 /// How a store is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "plain settings")]
@@ -212,7 +215,7 @@ impl Store {
         let memory = Cache::builder()
             .max_capacity(settings.memory)
             .weigher(|_, entry: &Arc<Entry>| u32::try_from(entry.weight()).unwrap_or(u32::MAX))
-            .time_to_live(settings.keep)
+            .time_to_live(settings.keep.min(LONGEST))
             .eviction_listener(move |_, _, cause| {
                 if matches!(cause, RemovalCause::Size | RemovalCause::Expired) {
                     count(&evicted.evictions);
@@ -233,7 +236,9 @@ impl Store {
 
     /// Looks an entry up: in memory, which never waits, then on disk.
     ///
-    /// Cancel safe. A miss does not touch the disk either: what is there is known in memory.
+    /// Cancel safe. What the disk has is known in memory, so that a miss does not touch it; a disk
+    /// that takes longer than a quarter of a second is a miss. By real time: a paused clock runs out
+    /// before any disk has answered.
     pub async fn find(&self, key: &CacheKey, now: Timestamp, ages: Ages) -> Option<Hit> {
         let mut hit = self.memory.get(key).and_then(|entry| hit(entry, now, ages));
         if hit.is_none()

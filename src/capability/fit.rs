@@ -35,7 +35,8 @@ pub enum Misfit {
     /// Prompt and answer together are longer than the target's context.
     #[error(
         "its prompt of about {prompt} tokens and an answer of up to {answer} exceed the target's \
-         context of {limit}: name a target with a larger context, or ask for a shorter answer"
+         context of {limit}: name a target with a larger context, ask for a shorter answer, or allow \
+         one with `lossy = [\"max_tokens\"]`"
     )]
     ContextTooLong {
         /// Estimated tokens of the prompt.

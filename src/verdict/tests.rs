@@ -278,7 +278,7 @@ fn every_code_and_wording_with_a_rule_of_its_own() {
         (
             400,
             error(invalid, "Output blocked by content filtering policy"),
-            (label::INVALID_REQUEST, Caller, Never),
+            (label::REFUSED, Caller, Never),
         ),
         (
             401,

@@ -130,12 +130,12 @@ fn a_temperature_and_the_rungs_own_model_are_seen() {
         assert_eq!(request(body.as_bytes(), None).unwrap().temperature, None);
     }
     // A model's name too long to be written whole is still a name.
-    let long = format!(r#"{{"model":"{}"}}"#, "m".repeat(100));
+    let long = format!(r#"{{"model":"{}"}}"#, "m".repeat(600));
     assert_ne!(bytes(&long), bytes(&long.replace("mm\"", "mn\"")));
 }
 
 fn value() -> impl Strategy<Value = Value> {
-    let text = prop_oneof!["[a-c\"\\\\/\n\u{1}é漢😀]{0,6}", "[a-b\\\\\n]{60,130}"];
+    let text = prop_oneof!["[a-c\"\\\\/\n\u{1}é漢😀]{0,6}", "[a-b\\\\\n]{500,530}"];
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::Bool),
@@ -268,5 +268,24 @@ fn numbers_are_kept_as_they_are_written() {
             .to_string()
             .replace(&n.to_string(), number);
         assert!(bytes(&body).is_some());
+    }
+}
+
+#[test]
+fn the_end_of_a_run_is_found_at_every_place() {
+    for special in [b'"', b'\\', 0, 9, 0x1F] {
+        for plain in [b'a', b' ', b'!', b'#', b'[', b']', 0x7F, 0x80, 0xFF] {
+            for length in 0..40 {
+                for at in 0..=length {
+                    let mut text = vec![plain; length];
+                    if let Some(byte) = text.get_mut(at) {
+                        *byte = special;
+                    }
+                    assert_eq!(plain_run(&text), at, "{text:?}");
+                    text.push(special);
+                    assert_eq!(plain_run(&text), at, "{text:?}");
+                }
+            }
+        }
     }
 }

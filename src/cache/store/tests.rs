@@ -220,6 +220,42 @@ async fn a_disk_that_is_too_slow_is_left_out_and_counted() {
     assert!(stats.disk_entries > 200, "{stats:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lookup_does_not_wait_for_a_disk_that_hangs() {
+    let folder = Folder::new("hangs");
+    let store = on_disk(&folder.file(), 1 << 22).unwrap();
+    store.put(key(1), entry("a", at(0)));
+    store.flush().await;
+    store.memory.invalidate_all();
+    let other = rusqlite::Connection::open(folder.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // The thread waits for the other connection; the clock, which is virtual, for nobody.
+    store.put(key(2), entry("b", at(0)));
+    assert!(store.find(&key(1), at(0), AGES).await.is_none());
+    assert_eq!((store.stats().misses, store.stats().disk_dropped), (1, 1));
+    other.execute_batch("COMMIT").unwrap();
+    store.close().await;
+}
+
+#[tokio::test]
+async fn an_age_beyond_all_bounds_is_no_panic() {
+    let folder = Folder::new("forever");
+    let settings = Settings {
+        keep: Duration::MAX,
+        ..settings(1 << 20, Some((folder.file(), 1 << 20)))
+    };
+    let forever = Ages {
+        ttl: Duration::MAX,
+        stale_if_error: Duration::MAX,
+    };
+    let store = Store::open(&settings, Timestamp::MAX).unwrap();
+    store.put(key(1), entry("a", Timestamp::MIN));
+    store.put(key(2), entry("a", Timestamp::MAX));
+    assert!(store.find(&key(1), Timestamp::MAX, forever).await.is_some());
+    assert!(store.find(&key(2), Timestamp::MIN, forever).await.is_none());
+    store.close().await;
+}
+
 #[tokio::test]
 async fn a_file_that_is_not_ours_is_named_and_not_touched() {
     let folder = Folder::new("foreign");
