@@ -51,10 +51,17 @@ pub struct Target {
 }
 
 impl Target {
-    /// Whether the provider sees the same credential in both targets' attempts, whoever calls.
+    /// Whether both targets' attempts of one call carry the same credential: the same key of their
+    /// own, or what the call itself is sent with.
     #[must_use]
     pub fn shares_credential_with(&self, other: &Self) -> bool {
-        self.base_url == other.base_url && self.credential.is_same_as(&other.credential)
+        match (&self.credential, &other.credential) {
+            (Credential::Own(key), Credential::Own(other)) => {
+                key.secret.expose_secret() == other.secret.expose_secret()
+            }
+            (Credential::Own(_), _) | (_, Credential::Own(_)) => false,
+            _ => true,
+        }
     }
 }
 
@@ -98,18 +105,6 @@ pub enum Credential {
     CallerOr(ApiKey),
     /// Always this one.
     Own(ApiKey),
-}
-
-impl Credential {
-    fn is_same_as(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Caller, Self::Caller) => true,
-            (Self::CallerOr(key), Self::CallerOr(other)) | (Self::Own(key), Self::Own(other)) => {
-                key.secret.expose_secret() == other.secret.expose_secret()
-            }
-            _ => false,
-        }
-    }
 }
 
 /// A provider key and where it came from.

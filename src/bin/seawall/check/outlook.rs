@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use seawall::config::{Config, Place, Route};
+use seawall_actors::policy::ladder::Cause;
 
 use super::faults::{FAULTS, Fault, Happens};
 use super::rehearsal::{Course, End, Scene, play};
@@ -95,7 +96,7 @@ impl Told<'_> {
         with_kept: Option<&Course>,
     ) -> String {
         let mut words = self.course(first_fails);
-        if matches!(first_fails.end, End::Failed(_))
+        if matches!(first_fails.end, End::Failed(_) | End::Refused)
             && let Some(why) = self.why(fault)
         {
             words = format!("{words} ({why})");
@@ -175,24 +176,31 @@ impl Told<'_> {
         at.map_or_else(|| name.to_owned(), |at| format!("rung {} {name}", at + 1))
     }
 
-    /// Why nobody else is asked, where that is the config's doing.
-    fn why(&self, fault: Fault) -> Option<&'static str> {
-        let mut targets = self.route.ladder.iter().filter_map(|rung| {
-            let name = rung.place.target()?;
-            self.config.targets.get(name)
-        });
+    /// Why nobody else answers, where that is the ladder's doing.
+    fn why(&self, fault: Fault) -> Option<String> {
+        let (cause, word) = match (fault.happens, fault.word) {
+            (_, "invalid_request") => return Some("nobody would answer it otherwise".into()),
+            (_, "prompt_too_long") => (Cause::TooLarge, "context_too_long"),
+            (Happens::Error(401, ..) | Happens::SpendCap, _) => (Cause::Credential, "credential"),
+            (Happens::Error(404, ..), _) => (Cause::NotFound, "not_found"),
+            (Happens::Refusal, _) => (Cause::Refused, "refused"),
+            (Happens::Limited { .. } | Happens::QuotaUsedUp, _) => (Cause::Quota, "quota"),
+            (Happens::BreakerOpen, _) => (Cause::BreakerOpen, "breaker_open"),
+            _ => return None,
+        };
+        let ladder = &self.route.ladder;
+        if ladder.iter().all(|rung| !rung.on.contains(cause)) {
+            return (ladder.len() > 1).then(|| format!("`{word}` leads to no rung"));
+        }
+        let mut targets = ladder
+            .iter()
+            .filter_map(|rung| self.config.targets.get(rung.place.target()?));
         let first = targets.next()?;
-        match fault.happens {
-            Happens::Error(401, ..) | Happens::SpendCap => {
-                let same = targets.all(|other| other.shares_credential_with(first));
-                Some(if same {
-                    "no rung has another credential"
-                } else {
-                    "`credential` leads to no rung"
-                })
-            }
-            _ if fault.word == "prompt_too_long" => Some("no rung is known to take more"),
-            _ if fault.word == "invalid_request" => Some("nobody would answer it otherwise"),
+        match cause {
+            Cause::Credential => targets
+                .all(|other| other.shares_credential_with(first))
+                .then(|| "no rung has another credential".to_owned()),
+            Cause::TooLarge => Some("no rung is known to take more".to_owned()),
             _ => None,
         }
     }

@@ -174,7 +174,7 @@ fn what_leads_to_a_rung_is_what_a_call_leaves_for_it() {
     );
     assert_eq!(
         foretold(&early, "breaker_open", "whole"),
-        "fails with overloaded_error after about 60 s"
+        "fails with overloaded_error after about 60 s (`breaker_open` leads to no rung)"
     );
     // Nothing but a long wait leads from one rung to the other.
     let patient = ladder("{ rung = \"b\", on = [\"quota\"] }");
@@ -195,6 +195,42 @@ fn another_credential_is_tried_and_the_same_one_is_not() {
     let other = same.replace("[targets.b]", "[targets.b]\napi_key_env = \"K\"");
     assert!(foretold(&other, "authentication", "whole").starts_with("rung 2 b at once"));
     assert!(foretold(&other, "spend_cap", "streamed").starts_with("rung 2 b at once"));
+}
+
+#[test]
+fn a_refusal_is_respected_unless_a_rung_says_otherwise() {
+    let ladder = |rung: &str| format!("{TWO}ladder = [\"a\", {rung}]");
+    assert_eq!(
+        foretold(&ladder("\"b\""), "refusal", "whole"),
+        "the refusal is handed on at once (`refused` leads to no rung)"
+    );
+    let asks = ladder("{ rung = \"b\", on = [\"refused\"] }");
+    let said = foretold(&asks, "refusal", "whole");
+    assert!(said.starts_with("rung 2 b at once"), "{said}");
+    let said = foretold(&asks, "not_found", "streamed");
+    assert_eq!(
+        said,
+        "fails with not_found_error at once (`not_found` leads to no rung)"
+    );
+}
+
+#[test]
+fn too_large_a_request_goes_to_more_room_and_nowhere_else() {
+    let room = |a: u32, b: u32| {
+        let text = format!(
+            "[targets.a]\nmodel = \"m\"\ncontext_tokens = {a}\n[targets.b]\nmodel = \"n\"\ncontext_tokens = {b}\n[routes.default]\nladder = [\"a\", \"b\"]"
+        );
+        foretold(&text, "prompt_too_long", "streamed")
+    };
+    assert!(
+        room(200_000, 1_000_000).starts_with("rung 2 b at once"),
+        "{}",
+        room(200_000, 1_000_000)
+    );
+    assert_eq!(
+        room(1_000_000, 200_000),
+        "fails with invalid_request_error at once (no rung is known to take more)"
+    );
 }
 
 #[test]

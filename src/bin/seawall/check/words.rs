@@ -11,9 +11,30 @@ use seawall::size::Humane;
 
 use super::outlook::{Outlook, outlook};
 
-/// A paragraph for the door and one for each route.
+/// A paragraph for the door, one for each route and one for what they share.
 pub(super) fn in_words(config: &Config) -> String {
     let mut text = String::new();
+    door_in_words(&mut text, config);
+    for route in config.routes.values() {
+        text.push('\n');
+        route_in_words(&mut text, config, route);
+    }
+    let quotas = config.quotas.iter();
+    let mut shared: Vec<String> = quotas
+        .map(|(name, quota)| format!("quota {name}: {}", quota_in_words(quota)))
+        .collect();
+    shared.extend(config.organization.as_ref().map(organization_in_words));
+    if config.routes.values().any(|route| route.cache.is_some()) {
+        shared.push(store_in_words(&config.cache));
+    }
+    for words in shared {
+        text.push('\n');
+        line(&mut text, 0, format_args!("{words}"));
+    }
+    text
+}
+
+fn door_in_words(text: &mut String, config: &Config) {
     let gateway = &config.gateway;
     let who = match (gateway.client_keys.len(), gateway.open) {
         (0, true) => "everybody who reaches it (open)".to_owned(),
@@ -22,84 +43,47 @@ pub(super) fn in_words(config: &Config) -> String {
         (clients, _) => format!("{clients} clients, by their keys"),
     };
     line(
-        &mut text,
+        text,
         0,
         format_args!("listens on {} for {who}", gateway.listen),
     );
     let limits = &gateway.limits;
     if limits.is_any() {
-        line(&mut text, 1, format_args!("each of them: {limits}"));
+        line(text, 1, format_args!("each of them: {limits}"));
     }
     let own = |key: &&ClientKey| key.limits != *limits;
     for ClientKey { name, limits, .. } in gateway.client_keys.iter().filter(own) {
-        line(&mut text, 1, format_args!("client {name}: {limits}"));
+        line(text, 1, format_args!("client {name}: {limits}"));
     }
-    for (name, route) in &config.routes {
-        text.push('\n');
-        line(
-            &mut text,
-            0,
-            format_args!("route {name}: {}", taken_by(route)),
-        );
-        line(
-            &mut text,
-            1,
-            format_args!(
-                "profile {}, priority {}, {}",
-                route.profile,
-                route.priority.as_str(),
-                delivery_in_words(route)
-            ),
-        );
-        line(&mut text, 1, format_args!("{}", end_in_words(route)));
-        line(
-            &mut text,
-            1,
-            format_args!(
-                "waits up to {} for a breaker or a quota, then moves on",
-                show(route.wait)
-            ),
-        );
-        for (index, rung) in route.ladder.iter().enumerate() {
-            line(
-                &mut text,
-                1,
-                format_args!(
-                    "rung {}: {}",
-                    index + 1,
-                    rung_in_words(config, route, index, rung)
-                ),
-            );
-        }
-        attempts_in_words(&mut text, route);
-        extras_in_words(&mut text, route);
-        outlook_in_words(&mut text, config, route);
+}
+
+fn route_in_words(text: &mut String, config: &Config, route: &Route) {
+    let mut say = |indent, words: String| line(text, indent, format_args!("{words}"));
+    say(0, format!("route {}: {}", route.name, taken_by(route)));
+    say(
+        1,
+        format!(
+            "profile {}, priority {}, {}",
+            route.profile,
+            route.priority.as_str(),
+            delivery_in_words(route)
+        ),
+    );
+    say(1, end_in_words(route));
+    say(
+        1,
+        format!(
+            "waits up to {} for a breaker or a quota, then moves on",
+            show(route.wait)
+        ),
+    );
+    for (index, rung) in route.ladder.iter().enumerate() {
+        let words = rung_in_words(config, route, index, rung);
+        say(1, format!("rung {}: {words}", index + 1));
     }
-    if let Some(organization) = &config.organization {
-        text.push('\n');
-        line(
-            &mut text,
-            0,
-            format_args!("{}", organization_in_words(organization)),
-        );
-    }
-    if config.routes.values().any(|route| route.cache.is_some()) {
-        text.push('\n');
-        line(
-            &mut text,
-            0,
-            format_args!("{}", store_in_words(&config.cache)),
-        );
-    }
-    for (name, quota) in &config.quotas {
-        text.push('\n');
-        line(
-            &mut text,
-            0,
-            format_args!("quota {name}: {}", quota_in_words(quota)),
-        );
-    }
-    text
+    attempts_in_words(text, route);
+    extras_in_words(text, route);
+    outlook_in_words(text, config, route);
 }
 
 fn line(text: &mut String, indent: usize, words: std::fmt::Arguments<'_>) {
