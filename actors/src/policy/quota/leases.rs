@@ -156,3 +156,113 @@ fn is_held(held: &Slab<Held>, id: LeaseId) -> bool {
     held.get(id.slot as usize)
         .is_some_and(|held| held.number == id.number)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lease(input: u64, granted: Instant) -> Lease {
+        let cost = Cost {
+            input,
+            ..Cost::ZERO
+        };
+        Lease {
+            cost,
+            granted,
+            marks: Marks::default(),
+        }
+    }
+
+    #[test]
+    fn a_lease_in_anothers_place_is_not_taken_for_it() {
+        let now = Instant::now();
+        let mut leases = Leases::default();
+        let first = leases.add(lease(1, now), now);
+        assert!(leases.remove(first).is_some());
+        let second = leases.add(lease(2, now), now);
+        assert_eq!(first.slot, second.slot);
+        assert!(leases.get(first).is_none() && leases.get_mut(first).is_none());
+        assert!(leases.remove(first).is_none());
+        assert_eq!(leases.remove(second).unwrap().cost.input, 2);
+        assert!(second <= leases.last() && first < second);
+    }
+
+    #[test]
+    fn what_is_settled_early_leaves_a_bounded_number_of_entries() {
+        let now = Instant::now();
+        let mut leases = Leases::default();
+        let longest = now + Duration::from_secs(3_600);
+        let held: Vec<_> = (0..100)
+            .map(|_| leases.add(lease(1, now), longest))
+            .collect();
+        for n in 0..10_000 {
+            let id = leases.add(lease(1, now), now + Duration::from_millis(n));
+            assert!(leases.remove(id).is_some());
+            assert!(leases.expiries.len() <= KEPT + 2 * leases.held.len() + 3);
+        }
+        assert!(
+            leases
+                .remove_overdue(longest - Duration::from_nanos(1))
+                .is_none()
+        );
+        assert_eq!(leases.next_expiry(), Some(longest));
+        let mut overdue = Vec::new();
+        while let Some((id, _)) = leases.remove_overdue(longest) {
+            overdue.push(id);
+        }
+        assert_eq!(overdue, held);
+        assert_eq!((leases.len(), leases.next_expiry()), (0, None));
+    }
+
+    proptest! {
+        /// A map that is looked through anew is the oracle.
+        #[test]
+        fn every_interleaving_finds_what_is_overdue_and_nothing_else(
+            steps in prop::collection::vec((0_u8..4, any::<usize>(), 0_u64..40), 1..400),
+        ) {
+            let start = Instant::now();
+            let (mut now, mut leases) = (start, Leases::default());
+            let mut granted = Vec::new();
+            let mut model: BTreeMap<LeaseId, (Instant, u64)> = BTreeMap::new();
+            for (step, pick, secs) in steps {
+                let after = Duration::from_secs(secs);
+                match step {
+                    0 | 1 => {
+                        let id = leases.add(lease(secs, now), now + after);
+                        prop_assert!(model.insert(id, (now + after, secs)).is_none());
+                        granted.push(id);
+                    }
+                    2 if !granted.is_empty() => {
+                        let id = granted[pick % granted.len()];
+                        let removed = leases.remove(id).map(|lease| lease.cost.input);
+                        prop_assert_eq!(removed, model.remove(&id).map(|(_, input)| input));
+                    }
+                    _ => {
+                        now += after / 8;
+                        let mut swept = Vec::new();
+                        while let Some((id, _)) = leases.remove_overdue(now) {
+                            swept.push(id);
+                        }
+                        swept.sort_unstable();
+                        let due = |(_, (expires, _)): &(_, &(Instant, u64))| *expires <= now;
+                        let expected: Vec<_> = model.iter().filter(due).map(|(id, _)| *id).collect();
+                        model.retain(|_, (expires, _)| *expires > now);
+                        prop_assert_eq!(swept, expected);
+                        // Once all that is settled at the head is passed over, it is exact.
+                        let next = model.values().map(|(expires, _)| *expires).min();
+                        prop_assert_eq!(leases.next_expiry(), next);
+                    }
+                }
+                prop_assert_eq!(leases.len(), model.len());
+                if let Some(first) = model.values().map(|(expires, _)| *expires).min() {
+                    prop_assert!(leases.next_expiry().is_some_and(|at| at <= first));
+                }
+            }
+        }
+    }
+}
