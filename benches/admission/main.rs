@@ -6,8 +6,9 @@
 //! with its ladder, its retries and its alarm. Ratios are taken inside a round; what is printed is their
 //! median. The limiter alone (reserve and settle, no breaker) has a bar of its own; `queue` tells what it
 //! costs with many waiting. `--check` makes a missed bar fail, `--quick` makes short rounds, `--queue` runs
-//! that part alone, and `--only N` makes N calls and nothing else, for a profiler: whole calls of one caller,
-//! or what `--subject` (`trip`, `hand`, `limiter`, `admission`, `call`) and `--callers` say.
+//! that part alone, `--callers N` one row alone, and `--only N` makes N calls and nothing else, for a
+//! profiler: whole calls of one caller, or what `--subject` (`trip`, `hand`, `limiter`, `admission`, `call`)
+//! and `--callers` say.
 
 use std::error::Error;
 use std::io::Write;
@@ -154,16 +155,7 @@ async fn bench(arguments: &[String]) -> Result<bool, Failed> {
         if row.is_some_and(|row: u32| row != callers) {
             continue;
         }
-        let mut seen: [Vec<f64>; 5] = Default::default();
-        for round in 0..=rounds {
-            for (subject, times) in Subject::ALL.into_iter().zip(&mut seen) {
-                let nanos = subjects.run(subject, callers, calls).await?;
-                // The first round warms up: callers are hired, maps grow.
-                if round > 0 {
-                    times.push(nanos);
-                }
-            }
-        }
+        let seen = subjects.rounds(callers, rounds, calls).await?;
         let [trip, by_hand, limiter, admission, _] = &seen;
         let (to_trip, to_hand) = (ratio(admission, trip), ratio(admission, by_hand));
         let limiter_to_trip = ratio(limiter, trip);
@@ -240,6 +232,21 @@ impl Subjects {
             semaphore: Arc::new(Semaphore::new(4096)),
             governor: Arc::new(RateLimiter::direct(Cell::per_second(rate))),
         })
+    }
+
+    /// Nanoseconds of each subject, round by round.
+    async fn rounds(&self, callers: u32, rounds: u32, calls: u32) -> Result<[Vec<f64>; 5], Failed> {
+        let mut seen: [Vec<f64>; 5] = Default::default();
+        for round in 0..=rounds {
+            for (subject, times) in Subject::ALL.into_iter().zip(&mut seen) {
+                let nanos = self.run(subject, callers, calls).await?;
+                // The first round warms up: callers are hired, maps grow.
+                if round > 0 {
+                    times.push(nanos);
+                }
+            }
+        }
+        Ok(seen)
     }
 
     /// Nanoseconds of one admission while `callers` make `calls` in all.
