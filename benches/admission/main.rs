@@ -5,13 +5,16 @@
 //! stands a whole call around an operation that is instant: on top of admission a caller drives it,
 //! with its ladder, its retries and its alarm. Ratios are taken inside a round; what is printed is their
 //! median. The limiter alone (reserve and settle, no breaker) has a bar of its own; `queue` tells what it
-//! costs with many waiting. `--check` makes a missed bar fail, `--quick` makes short rounds, `--queue` runs that part alone, `--only N` makes N calls
-//! and nothing else, for a profiler.
+//! costs with many waiting. `--check` makes a missed bar fail, `--quick` makes short rounds, `--queue` runs
+//! that part alone, `--callers N` one row alone, and `--only N` makes N calls and nothing else, for a
+//! profiler: whole calls of one caller, or what `--subject` (`trip`, `hand`, `limiter`, `admission`, `call`)
+//! and `--callers` say.
 
 use std::error::Error;
 use std::io::Write;
 use std::num::NonZeroU32;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +85,21 @@ impl Subject {
     ];
 }
 
+impl FromStr for Subject {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "trip" => Ok(Self::RoundTrip),
+            "hand" => Ok(Self::ByHand),
+            "limiter" => Ok(Self::Limiter),
+            "admission" => Ok(Self::Admission),
+            "call" => Ok(Self::Call),
+            _ => Err(format!("no subject is called {word}")),
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     // `cargo test --benches` only wants to know that it starts.
@@ -103,16 +121,24 @@ fn main() -> ExitCode {
     }
 }
 
+/// What follows an option.
+fn value<'a>(arguments: &'a [String], option: &str) -> Option<&'a str> {
+    let at = arguments.iter().position(|argument| argument == option)?;
+    arguments.get(at.checked_add(1)?).map(String::as_str)
+}
+
 async fn bench(arguments: &[String]) -> Result<bool, Failed> {
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     let mut tasks = JoinSet::new();
     let subjects = Subjects::new(&mut tasks).await?;
-    if let Some(at) = arguments.iter().position(|argument| argument == "--only") {
-        let calls = arguments.get(at.saturating_add(1)).ok_or("how many?")?;
-        subjects.run(Subject::Call, 1, calls.parse()?).await?;
+    let mut out = std::io::stdout();
+    if let Some(calls) = value(arguments, "--only") {
+        let subject = value(arguments, "--subject").map_or(Ok(Subject::Call), str::parse)?;
+        let callers = value(arguments, "--callers").unwrap_or("1").parse()?;
+        let nanos = subjects.run(subject, callers, calls.parse()?).await?;
+        writeln!(out, "{nanos:.0} ns")?;
         return Ok(true);
     }
-    let mut out = std::io::stdout();
     if has("--queue") {
         let (_, holds) = queue::bench(has("--quick"), &mut out).await?;
         return Ok(holds || !has("--check"));
@@ -124,17 +150,12 @@ async fn bench(arguments: &[String]) -> Result<bool, Failed> {
     };
     let (mut rows, mut holds) = (Vec::new(), true);
     writeln!(out, "{HEADING}")?;
+    let row = value(arguments, "--callers").map(str::parse).transpose()?;
     for (callers, bar) in CALLERS {
-        let mut seen: [Vec<f64>; 5] = Default::default();
-        for round in 0..=rounds {
-            for (subject, times) in Subject::ALL.into_iter().zip(&mut seen) {
-                let nanos = subjects.run(subject, callers, calls).await?;
-                // The first round warms up: callers are hired, maps grow.
-                if round > 0 {
-                    times.push(nanos);
-                }
-            }
+        if row.is_some_and(|row: u32| row != callers) {
+            continue;
         }
+        let seen = subjects.rounds(callers, rounds, calls).await?;
         let [trip, by_hand, limiter, admission, _] = &seen;
         let (to_trip, to_hand) = (ratio(admission, trip), ratio(admission, by_hand));
         let limiter_to_trip = ratio(limiter, trip);
@@ -161,6 +182,9 @@ async fn bench(arguments: &[String]) -> Result<bool, Failed> {
         "bars: admission ≤ {} round trips; limiter ≤ {limiter_bar} at {limiter_callers} callers",
         CALLERS[0].1
     )?;
+    if row.is_some() {
+        return Ok(holds || !has("--check"));
+    }
     let (queued, queue_holds) = queue::bench(has("--quick"), &mut out).await?;
     holds &= queue_holds;
     let result = serde_json::json!({ "admission": rows, "queue": queued });
@@ -208,6 +232,21 @@ impl Subjects {
             semaphore: Arc::new(Semaphore::new(4096)),
             governor: Arc::new(RateLimiter::direct(Cell::per_second(rate))),
         })
+    }
+
+    /// Nanoseconds of each subject, round by round.
+    async fn rounds(&self, callers: u32, rounds: u32, calls: u32) -> Result<[Vec<f64>; 5], Failed> {
+        let mut seen: [Vec<f64>; 5] = Default::default();
+        for round in 0..=rounds {
+            for (subject, times) in Subject::ALL.into_iter().zip(&mut seen) {
+                let nanos = self.run(subject, callers, calls).await?;
+                // The first round warms up: callers are hired, maps grow.
+                if round > 0 {
+                    times.push(nanos);
+                }
+            }
+        }
+        Ok(seen)
     }
 
     /// Nanoseconds of one admission while `callers` make `calls` in all.

@@ -338,9 +338,6 @@ pub(super) const fn true_cost(tokens: Tokens) -> Cost {
     }
 }
 
-/// Remaining tokens come in whole thousands, as every recording shows; requests are exact.
-const TOKENS_ROUNDED_TO: u64 = 1_000;
-
 pub(super) fn learned(limits: &RateLimits) -> Option<Learned> {
     if limits.is_silent() {
         return None;
@@ -352,11 +349,12 @@ pub(super) fn learned(limits: &RateLimits) -> Option<Learned> {
             rounded_to,
         })
     };
+    let rounded_to = limits.tokens_rounded_to();
     Some(Learned {
         axes: [
             word(&limits.requests, 1),
-            word(&limits.input, TOKENS_ROUNDED_TO),
-            word(&limits.output, TOKENS_ROUNDED_TO),
+            word(&limits.input, rounded_to),
+            word(&limits.output, rounded_to),
         ],
         ..Learned::default()
     })

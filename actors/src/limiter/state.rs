@@ -192,7 +192,10 @@ impl LimiterState {
         let more = self.to_sweep > 0
             || (turn.is_none() && !self.queue.is_empty())
             || deadline.is_some_and(|at| at <= now);
-        let due = [turn, deadline, self.quota.next_expiry()];
+        // A lease may have been settled meanwhile that would expire by now; a sweep passes it over.
+        let sweep = self.quota.next_expiry();
+        let sweep = sweep.map(|at| at.max(self.swept + SWEEP_EVERY));
+        let due = [turn, deadline, sweep];
         // Timers have a resolution of 1 ms; an alarm for this very moment would only spin.
         let at = due
             .into_iter()

@@ -7,17 +7,15 @@
 //! how it enforces its limits refuses what this admits, and says so, and the quota stops for as long as
 //! it was told.
 
-use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use self::burst::Burst;
 use self::gate::Gate;
-use self::lately::Lately;
-use self::ramp::{Ramp, WINDOW};
-use self::twin::{Mark, Twin};
+use self::leases::{Lease, Leases, Marks};
+use self::ramp::{Ramp, Used};
+use self::twin::Twin;
 use super::InvalidPolicy;
 use super::concurrency::Leaving;
 
@@ -28,6 +26,7 @@ mod gate;
 mod hearing;
 mod lately;
 mod learned;
+mod leases;
 mod ramp;
 mod settings;
 #[cfg(test)]
@@ -37,6 +36,7 @@ mod view;
 
 pub use cost::{Axis, Cost};
 pub use learned::{AxisWord, Learned, RefusedBy};
+pub use leases::LeaseId;
 pub use settings::QuotaSettings;
 pub use view::{AxisView, QuotaView};
 
@@ -48,16 +48,14 @@ const LONGEST_STOP: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 pub struct Quota {
     settings: QuotaSettings,
     axes: [Option<Twin>; 3],
-    leases: HashMap<LeaseId, Lease, BuildHasherDefault<Counted>>,
-    expiries: BTreeSet<(Instant, LeaseId)>,
+    leases: Leases,
     outstanding: [u128; 3],
     stopped_until: Option<Instant>,
     /// Requests lately.
-    used: Lately,
+    used: Used,
     ramp: Option<Ramp>,
     /// Holds attempts back while nothing is known of any limit.
     gate: Option<Gate>,
-    next_lease: u64,
 }
 
 impl Quota {
@@ -67,7 +65,7 @@ impl Quota {
     /// When a limit is 0, the burst is longer than a minute or the grace longer than an hour.
     pub fn new(settings: QuotaSettings, now: Instant) -> Result<Self, InvalidPolicy> {
         settings.validate()?;
-        let mut axes = [None; 3];
+        let mut axes = [const { None }; 3];
         for (axis, twin) in Axis::ALL.into_iter().zip(&mut axes) {
             if let Some(limit) = settings.limit(axis) {
                 *twin = Twin::new(limit, burst_of(&settings, axis, limit), now);
@@ -76,14 +74,12 @@ impl Quota {
         Ok(Self {
             settings,
             axes,
-            leases: HashMap::default(),
-            expiries: BTreeSet::new(),
+            leases: Leases::default(),
             outstanding: [0; 3],
             stopped_until: None,
-            used: Lately::new(WINDOW, now),
+            used: Used::new(now),
             ramp: None,
             gate: settings.find_burst.then(Gate::new).transpose()?,
-            next_lease: 0,
         })
     }
 
@@ -100,16 +96,19 @@ impl Quota {
         if let Some(ramp) = &mut self.ramp {
             ramp.advance(&self.used, now);
         }
+        for twin in self.axes.iter_mut().flatten() {
+            twin.refill(now);
+        }
         let ready = self.ready(cost, now);
         if ready.at > now {
             return Err(ready);
         }
-        let mut marks = [None; 3];
+        let mut marks = Marks::default();
         for axis in Axis::ALL {
             let taken = cost.on(axis);
             let outstanding = self.outstanding_on(axis);
             if let Some(twin) = &mut self.axes[axis.index()] {
-                marks[axis.index()] = Some(twin.take(taken, outstanding, now));
+                marks.set(axis, twin.take(taken, outstanding, now));
             }
             self.outstanding[axis.index()] += u128::from(taken);
         }
@@ -117,21 +116,18 @@ impl Quota {
         if let Some(ramp) = &mut self.ramp {
             ramp.take(cost.requests, now);
         }
-        let id = LeaseId(self.next_lease);
-        self.next_lease = self.next_lease.wrapping_add(1);
+        let lease = Lease {
+            cost,
+            granted: now,
+            marks,
+        };
+        let id = self
+            .leases
+            .add(lease, later(expires, self.settings.lease_grace));
         let is_blind = self.is_blind();
         if let Some(gate) = self.gate.as_mut().filter(|_| is_blind) {
             gate.enter(id, now);
         }
-        let expires = later(expires, self.settings.lease_grace);
-        self.expiries.insert((expires, id));
-        let lease = Lease {
-            cost,
-            granted: now,
-            expires,
-            marks,
-        };
-        self.leases.insert(id, lease);
         Ok(id)
     }
 
@@ -144,9 +140,10 @@ impl Quota {
 
     /// Settles, and says how the attempt left, which counts while no limit is known.
     pub fn settle_as(&mut self, id: LeaseId, actual: Cost, leaving: Leaving, now: Instant) -> bool {
-        let Some(lease) = self.forget(id) else {
+        let Some(lease) = self.leases.remove(id) else {
             return false;
         };
+        self.forget(&lease);
         if let Some(gate) = &mut self.gate {
             gate.left(id, leaving, now);
         }
@@ -162,7 +159,7 @@ impl Quota {
     /// Replaces a lease's reserved cost by a better estimate while it goes on: what its input really
     /// was, or more output than was expected. False as in [`settle`](Self::settle).
     pub fn revise(&mut self, id: LeaseId, estimate: Cost, now: Instant) -> bool {
-        let Some(lease) = self.leases.get_mut(&id) else {
+        let Some(lease) = self.leases.get_mut(id) else {
             return false;
         };
         let old = *lease;
@@ -181,24 +178,21 @@ impl Quota {
     /// Returns how many there were.
     pub fn sweep(&mut self, now: Instant) -> usize {
         let mut swept = 0;
-        while let Some((expires, id)) = self.expiries.first().copied()
-            && expires <= now
-        {
-            self.expiries.remove(&(expires, id));
-            if self.forget(id).is_some() {
-                swept += 1;
-                if let Some(gate) = &mut self.gate {
-                    gate.left(id, Leaving::Neutral, now);
-                }
+        while let Some((id, lease)) = self.leases.remove_overdue(now) {
+            self.forget(&lease);
+            swept += 1;
+            if let Some(gate) = &mut self.gate {
+                gate.left(id, Leaving::Neutral, now);
             }
         }
         swept
     }
 
-    /// When the next lease can be swept, if nobody settles it.
+    /// When to sweep next: no later than the first lease can be swept, and sooner where one was
+    /// settled since.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.expiries.first().map(|&(expires, _)| expires)
+        self.leases.next_expiry()
     }
 
     /// When `cost` can be admitted if nothing else is admitted before; `now` or later.
@@ -272,7 +266,7 @@ impl Quota {
     /// What there is to see at `now`.
     #[must_use]
     pub fn view(&self, now: Instant) -> QuotaView {
-        let view = |twin: Twin| AxisView {
+        let view = |twin: &Twin| AxisView {
             limit: twin.limit(),
             burst: twin.burst().tokens(),
             burst_found: twin.burst().is_found(),
@@ -280,7 +274,7 @@ impl Quota {
             foreign: twin.foreign(),
         };
         QuotaView {
-            axes: self.axes.map(|twin| twin.map(view)),
+            axes: self.axes.each_ref().map(|twin| twin.as_ref().map(view)),
             stopped_until: self.stopped_until.filter(|&until| until > now),
             concurrency: self
                 .gate
@@ -347,7 +341,7 @@ impl Quota {
     fn replace(&mut self, lease: &Lease, by: Cost, now: Instant) {
         for axis in Axis::ALL {
             // A bucket learned after the lease was granted never paid for it.
-            if lease.marks[axis.index()].is_some()
+            if lease.marks.has(axis)
                 && let Some(twin) = &mut self.axes[axis.index()]
             {
                 twin.replace(lease.cost.on(axis), by.on(axis), now);
@@ -361,24 +355,18 @@ impl Quota {
         }
     }
 
-    fn forget(&mut self, id: LeaseId) -> Option<Lease> {
-        let lease = self.leases.remove(&id)?;
-        self.expiries.remove(&(lease.expires, id));
+    /// Counts a lease no longer that was taken out.
+    fn forget(&mut self, lease: &Lease) {
         for axis in Axis::ALL {
             let outstanding = &mut self.outstanding[axis.index()];
             *outstanding = outstanding.saturating_sub(lease.cost.on(axis).into());
         }
-        Some(lease)
     }
 
     fn outstanding_on(&self, axis: Axis) -> u64 {
         u64::try_from(self.outstanding[axis.index()]).unwrap_or(u64::MAX)
     }
 }
-
-/// Names one reservation of one quota; never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseId(u64);
 
 /// Why a reservation was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -388,37 +376,6 @@ pub struct NotUntil {
     pub at: Instant,
     /// The axis that is missing longest; none if the whole quota is stopped.
     pub axis: Option<Axis>,
-}
-
-/// Spreads the numbers of leases, which are counted here and chosen by nobody: by the golden ratio, as
-/// Knuth has it (The Art of Computer Programming, 6.4).
-#[derive(Debug, Default)]
-struct Counted(u64);
-
-impl Hasher for Counted {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(u64::from(byte));
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Lease {
-    cost: Cost,
-    granted: Instant,
-    /// When it may be swept, grace included.
-    expires: Instant,
-    /// The axes that had a bucket when it was granted.
-    marks: [Option<Mark>; 3],
 }
 
 fn burst_of(settings: &QuotaSettings, axis: Axis, limit: u64) -> Burst {

@@ -72,11 +72,10 @@ impl TokenBucket {
     #[must_use]
     pub fn refilled_at(&self, total: u64, now: Instant) -> Instant {
         let missing = grains(total).saturating_sub(self.level_at(now));
-        // A time before `as_of` has already been paid out.
-        let from = self.as_of.max(now);
         if missing <= 0 {
             return now;
         }
+        let from = self.as_of.max(now);
         let rate = i128::from(self.per_minute);
         let nanos = missing.saturating_add(rate - 1) / rate;
         let wait = u64::try_from(nanos).map_or(LONGEST_WAIT, Duration::from_nanos);
@@ -141,16 +140,22 @@ impl TokenBucket {
 
     /// Brings the level up to date.
     pub(super) fn refill(&mut self, now: Instant) {
-        self.level = self.level_at(now);
-        self.as_of = self.as_of.max(now);
+        if now > self.as_of {
+            self.level = self.level_at(now);
+            self.as_of = now;
+        }
     }
 
+    /// The level at `now`, never above the burst. A time in the past has already been paid out.
     fn level_at(&self, now: Instant) -> i128 {
-        // Saturates to zero when `now` lies in the past.
-        let elapsed = now.saturating_duration_since(self.as_of).as_nanos();
-        let gained = i128::try_from(elapsed)
-            .unwrap_or(i128::MAX)
-            .saturating_mul(i128::from(self.per_minute));
+        if now <= self.as_of {
+            return self.level;
+        }
+        let elapsed = now.duration_since(self.as_of);
+        // A u64 of nanoseconds is 584 years, and two of them multiplied fit.
+        let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        let gained = u128::from(nanos) * u128::from(self.per_minute);
+        let gained = i128::try_from(gained).unwrap_or(i128::MAX);
         self.level.saturating_add(gained).min(grains(self.burst))
     }
 }

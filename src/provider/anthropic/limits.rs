@@ -22,7 +22,7 @@ pub use unified::{Claim, Unified, Window};
 pub struct AxisLimits {
     /// The most that fits in the bucket, a minute's worth.
     pub limit: Option<u64>,
-    /// What is left. Token counts are rounded to thousands.
+    /// What is left; tokens as [`RateLimits::tokens_rounded_to`] says.
     pub remaining: Option<u64>,
     /// Time until the bucket is full again; absent where the reset is past or nonsense.
     pub full_in: Option<Duration>,
@@ -113,6 +113,13 @@ impl RateLimits {
             read.combined = tokens != AxisLimits::default();
         }
         read
+    }
+
+    /// The unit that what is left of tokens is rounded to: thousands, as every recording of Anthropic's
+    /// headers shows; OpenAI's are exact.
+    #[must_use]
+    pub const fn tokens_rounded_to(&self) -> u64 {
+        if self.combined { 1 } else { 1_000 }
     }
 
     /// Whether the response said nothing about any axis.

@@ -150,8 +150,8 @@ mod tests {
         grow(&mut burst);
         let before = burst.tokens();
         assert!(before > 60, "{before}");
-        assert!(burst.refused(LeaseId(7), LeaseId(9), before));
-        assert!(!burst.refused(LeaseId(8), LeaseId(9), before));
+        assert!(burst.refused(LeaseId::nth(7), LeaseId::nth(9), before));
+        assert!(!burst.refused(LeaseId::nth(8), LeaseId::nth(9), before));
         assert_eq!(burst.tokens(), before / 2);
         grow(&mut burst);
         assert_eq!(burst.tokens(), before * 4 / 5);
@@ -174,14 +174,14 @@ mod tests {
         assert_eq!(burst.tokens(), 540);
         let mut fixed = Burst::fixed(10);
         fixed.proven(300);
-        assert!(!fixed.refused(LeaseId(1), LeaseId(1), 10));
+        assert!(!fixed.refused(LeaseId::nth(1), LeaseId::nth(1), 10));
         assert_eq!(fixed.tokens(), 10);
     }
 
     #[test]
     fn the_smallest_limit_still_admits_one() {
         let mut burst = Burst::search(1, Axis::Requests);
-        assert!(burst.refused(LeaseId(0), LeaseId(0), 0));
+        assert!(burst.refused(LeaseId::nth(0), LeaseId::nth(0), 0));
         assert_eq!(burst.tokens(), 1);
     }
 }

@@ -2,11 +2,10 @@
 
 use tokio::time::Instant;
 
+use super::leases::Lease;
 use super::ramp::Ramp;
 use super::twin::{Of, Twin};
-use super::{
-    Axis, AxisWord, LONGEST_STOP, Learned, Lease, LeaseId, Quota, RefusedBy, burst_of, later,
-};
+use super::{Axis, AxisWord, LONGEST_STOP, Learned, LeaseId, Quota, RefusedBy, burst_of, later};
 
 impl Quota {
     /// Takes in what a provider said about its limits, apart from any attempt.
@@ -29,10 +28,10 @@ impl Quota {
     /// corrects the level both ways, as of the moment of the grant. Call it before the lease is settled;
     /// for a lease that is settled or swept it is no more than [`learn`](Self::learn).
     pub fn heard(&mut self, id: LeaseId, learned: &Learned, now: Instant) {
-        let Some(lease) = self.leases.get(&id).copied() else {
+        let Some(lease) = self.leases.get(id).copied() else {
             return self.learn(learned, now);
         };
-        let last = LeaseId(self.next_lease.wrapping_sub(1));
+        let last = self.leases.last();
         if let Some(gate) = self.gate.as_mut().filter(|_| learned.accepted) {
             gate.opened(id, now);
         }
@@ -48,7 +47,7 @@ impl Quota {
             let Some(twin) = &mut self.axes[axis.index()] else {
                 continue;
             };
-            if let Some(mark) = lease.marks[axis.index()] {
+            if let Some(mark) = lease.marks.on(axis) {
                 let cost = lease.cost.on(axis);
                 let of = Of {
                     lease: id,
@@ -94,13 +93,7 @@ impl Quota {
         let Some(limit) = self.limit_in_force(axis, word) else {
             return;
         };
-        let later = self
-            .leases
-            .iter()
-            .filter(|&(&other, _)| other > id)
-            .fold(0_u64, |sum, (_, lease)| {
-                sum.saturating_add(lease.cost.on(axis))
-            });
+        let later = self.leases.after(id, axis);
         let burst = burst_of(&self.settings, axis, limit);
         let mut twin = Twin::new(limit, burst, lease.granted);
         if let Some(twin) = &mut twin {
@@ -126,7 +119,7 @@ impl Quota {
         learned: &Learned,
         now: Instant,
     ) {
-        let last = LeaseId(self.next_lease.wrapping_sub(1));
+        let last = self.leases.last();
         let remaining = |axis: Axis| learned.axes[axis.index()].and_then(|word| word.remaining);
         let lacks = |axis: Axis| {
             let cost = lease.cost.on(axis).max(1);
@@ -136,8 +129,7 @@ impl Quota {
             .or_else(|| Axis::ALL.into_iter().find(|&axis| lacks(axis)))
             .or_else(|| self.fullest_used(lease));
         let Some(axis) = guilty else { return };
-        let (Some(twin), Some(mark)) = (&mut self.axes[axis.index()], lease.marks[axis.index()])
-        else {
+        let (Some(twin), Some(mark)) = (&mut self.axes[axis.index()], lease.marks.on(axis)) else {
             return;
         };
         if lacks(axis) {
@@ -158,10 +150,7 @@ impl Quota {
     /// The axis that had least of its burst left when a lease was granted.
     fn fullest_used(&self, lease: &Lease) -> Option<Axis> {
         let left = |axis: Axis| {
-            let (twin, mark) = (
-                self.axes[axis.index()].as_ref()?,
-                lease.marks[axis.index()]?,
-            );
+            let (twin, mark) = (self.axes[axis.index()].as_ref()?, lease.marks.on(axis)?);
             Some(mark.part_left(twin.burst().tokens()))
         };
         Axis::ALL

@@ -21,8 +21,11 @@ const CUT: f64 = 0.7;
 /// of half a minute.
 const GROWTH: f64 = 2.0;
 
-/// Time over which use is averaged.
-pub(super) const WINDOW: Duration = Duration::from_secs(10);
+/// Seconds over which use is averaged.
+const WINDOW: u64 = 10;
+
+/// Requests lately.
+pub(super) type Used = Lately<{ WINDOW * 1_000 }>;
 
 /// Time constant with which an unused rate falls.
 const IDLE: Duration = Duration::from_secs(60);
@@ -31,8 +34,9 @@ const IDLE: Duration = Duration::from_secs(60);
 const LEAST: f64 = 6.0;
 
 /// Requests a minute lately.
-fn per_minute(used: &Lately, now: Instant) -> f64 {
-    used.about(now) * 60.0 / WINDOW.as_secs_f64()
+#[expect(clippy::cast_precision_loss, reason = "a small constant")]
+fn per_minute(used: &Used, now: Instant) -> f64 {
+    used.about(now) * 60.0 / WINDOW as f64
 }
 
 /// The rate that growth is held to, once there was a reason.
@@ -51,7 +55,7 @@ impl Ramp {
         ramp: Option<Self>,
         lease: LeaseId,
         last: LeaseId,
-        used: &Lately,
+        used: &Used,
         now: Instant,
     ) -> Option<Self> {
         if ramp.is_some_and(|ramp| lease <= ramp.cut) {
@@ -73,7 +77,7 @@ impl Ramp {
     }
 
     /// Moves the rate to where it is at `now`.
-    pub(super) fn advance(&mut self, used: &Lately, now: Instant) {
+    pub(super) fn advance(&mut self, used: &Used, now: Instant) {
         let since = now.saturating_duration_since(self.as_of);
         // Finer steps than a request's worth of time would only cost.
         if since < Duration::from_millis(100) {
@@ -137,8 +141,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Ten requests a second for half a minute.
-    fn busy(start: Instant) -> (Lately, Instant) {
-        let mut used = Lately::new(WINDOW, start);
+    fn busy(start: Instant) -> (Used, Instant) {
+        let mut used = Used::new(start);
         let mut now = start;
         for _ in 0..300 {
             now += Duration::from_millis(100);
@@ -150,18 +154,19 @@ mod tests {
     #[test]
     fn a_refusal_cuts_below_what_was_used_once_a_round() {
         let (used, now) = busy(Instant::now());
-        let ramp = Ramp::refused(None, LeaseId(5), LeaseId(9), &used, now).unwrap();
+        let ramp = Ramp::refused(None, LeaseId::nth(5), LeaseId::nth(9), &used, now).unwrap();
         assert!((380..=430).contains(&ramp.per_minute()), "{ramp:?}");
-        let same = Ramp::refused(Some(ramp), LeaseId(9), LeaseId(9), &used, now).unwrap();
+        let same = Ramp::refused(Some(ramp), LeaseId::nth(9), LeaseId::nth(9), &used, now).unwrap();
         assert_eq!(same.per_minute(), ramp.per_minute());
-        let lower = Ramp::refused(Some(ramp), LeaseId(10), LeaseId(12), &used, now).unwrap();
+        let lower =
+            Ramp::refused(Some(ramp), LeaseId::nth(10), LeaseId::nth(12), &used, now).unwrap();
         assert!(lower.per_minute() < ramp.per_minute() * 3 / 4);
     }
 
     #[test]
     fn it_climbs_while_it_is_used_and_falls_while_it_is_not() {
         let (mut used, mut now) = busy(Instant::now());
-        let mut ramp = Ramp::refused(None, LeaseId(5), LeaseId(9), &used, now).unwrap();
+        let mut ramp = Ramp::refused(None, LeaseId::nth(5), LeaseId::nth(9), &used, now).unwrap();
         let cut = ramp.per_minute();
         for _ in 0..600 {
             now += Duration::from_millis(100);

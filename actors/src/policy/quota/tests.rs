@@ -150,7 +150,7 @@ fn trap_35_a_lease_settled_or_swept_before_changes_nothing() {
         .unwrap();
     assert!(quota.refund(id, now));
     assert!(!quota.refund(id, now));
-    assert!(!quota.settle(LeaseId(77), cost(9, 9, 9), now));
+    assert!(!quota.settle(LeaseId::nth(77), cost(9, 9, 9), now));
     assert_eq!(levels(&quota, now), [9, 9_000, 9_000]);
 
     let due = now + MINUTE + Duration::from_secs(5);

@@ -9,8 +9,6 @@
 //! so what is in flight is taken into account, and ten answers that report the same surprise correct it
 //! once. What still differs was taken by others, now and from now on.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::burst::Burst;
@@ -19,8 +17,8 @@ use super::lately::Lately;
 use super::{Axis, AxisWord, LeaseId};
 use crate::policy::token_bucket::{TokenBucket, whole_tokens};
 
-/// Requests that go out within this time of each other may arrive in any order.
-const OVERTAKES: Duration = Duration::from_millis(30);
+/// Requests that go out within so many milliseconds of each other may arrive in any order.
+const OVERTAKES: u64 = 30;
 
 /// A bucket that lacks less than this part of a second's worth is nearly full.
 const NEARLY: u64 = 4;
@@ -33,25 +31,32 @@ const SPACING: u64 = 3;
 const MOST_SPACING: u64 = 12;
 
 /// One axis and what is known of it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Twin {
     bucket: TokenBucket,
+    /// All that was ever taken.
+    taken: u64,
+    /// What was taken within the last [`OVERTAKES`].
+    recent: Lately<OVERTAKES>,
+    /// Sum of all corrections and settlements, to compare an old level with a new word.
+    adjusted: i64,
+    /// Apart: what admissions touch, one after the other on different processors, is kept small.
+    known: Box<Known>,
+}
+
+/// What is known of an axis by what its provider says.
+#[derive(Debug)]
+struct Known {
     limit: u64,
     burst: Burst,
     foreign: Foreign,
     /// Parts of the rate, in hundredths, that are given up for the sake of spacing.
     given_up: u64,
-    /// All that was ever taken.
-    taken: u64,
-    /// What was taken within the last [`OVERTAKES`].
-    recent: Lately,
-    /// Sum of all corrections and settlements, to compare an old level with a new word.
-    adjusted: i64,
     heard: Option<LeaseId>,
 }
 
 /// An axis at the moment of a grant, after it was charged.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Mark {
     /// In grains: it is only divided where an answer is compared with it.
     level: i128,
@@ -89,16 +94,19 @@ impl Twin {
     /// A full bucket. Both numbers are at least 1.
     pub(super) fn new(limit: u64, burst: Burst, now: Instant) -> Option<Self> {
         let bucket = TokenBucket::new(limit, burst.tokens(), now).ok()?;
-        Some(Self {
-            bucket,
+        let known = Known {
             limit,
             burst,
             foreign: Foreign::default(),
             given_up: 0,
-            taken: 0,
-            recent: Lately::new(OVERTAKES, now),
-            adjusted: 0,
             heard: None,
+        };
+        Some(Self {
+            bucket,
+            taken: 0,
+            recent: Lately::new(now),
+            adjusted: 0,
+            known: Box::new(known),
         })
     }
 
@@ -106,23 +114,27 @@ impl Twin {
         &self.bucket
     }
 
-    pub(super) const fn limit(&self) -> u64 {
-        self.limit
+    pub(super) fn limit(&self) -> u64 {
+        self.known.limit
     }
 
-    pub(super) const fn burst(&self) -> &Burst {
-        &self.burst
+    pub(super) fn burst(&self) -> &Burst {
+        &self.known.burst
     }
 
     pub(super) fn foreign(&self) -> u64 {
-        self.foreign.per_minute(self.limit)
+        self.known.foreign.per_minute(self.limit())
+    }
+
+    /// Brings the level up to date, so that what follows at the same moment needs no clock.
+    pub(super) fn refill(&mut self, now: Instant) {
+        self.bucket.refill(now);
     }
 
     /// Takes `cost` for a lease, with `outstanding` in flight before it.
     pub(super) fn take(&mut self, cost: u64, outstanding: u64, now: Instant) -> Mark {
         self.bucket.take(cost, now);
-        let before = self.recent.at_most(now);
-        self.recent.add(cost, now);
+        let before = self.recent.add(cost, now);
         self.taken = self.taken.wrapping_add(cost);
         Mark {
             level: self.bucket.grains(),
@@ -145,10 +157,11 @@ impl Twin {
 
     /// Takes over another limit; what is known of the old one's burst is no use.
     pub(super) fn set_limit(&mut self, limit: u64, burst: Burst, now: Instant) {
-        self.limit = limit;
-        self.burst = burst;
-        self.foreign = Foreign::default();
-        self.given_up = 0;
+        let known = &mut *self.known;
+        known.limit = limit;
+        known.burst = burst;
+        known.foreign = Foreign::default();
+        known.given_up = 0;
         self.set_rate(now);
     }
 
@@ -178,14 +191,14 @@ impl Twin {
             return;
         };
         // Another bucket than this: its rate is above the ceiling that holds here.
-        if limit != self.limit {
+        if limit != self.known.limit {
             return self.lower_to(remaining, now);
         }
         // An older lease's answer speaks of a time before what is known already.
-        if self.heard.is_some_and(|heard| of.lease <= heard) {
+        if self.known.heard.is_some_and(|heard| of.lease <= heard) {
             return;
         }
-        self.heard = Some(of.lease);
+        self.known.heard = Some(of.lease);
         if of.accepted {
             self.accepted(axis, word, of, now);
         }
@@ -193,7 +206,7 @@ impl Twin {
             return;
         };
         let then = self.level_then(of);
-        let then = then.min(i128::from(self.burst.tokens()));
+        let then = then.min(i128::from(self.known.burst.tokens()));
         // Output is charged as it is produced, so what is in flight may or may not be counted yet.
         let uncharged = match axis {
             Axis::Requests | Axis::Input => 0,
@@ -203,7 +216,7 @@ impl Twin {
         let refunded = if of.accepted { 0 } else { i128::from(of.cost) };
         // From what others took a second's wait follows at a time, and no more: a bucket that others
         // keep empty must not shut this process out.
-        let least = then.min(-i128::from((self.limit / 60).max(1)));
+        let least = then.min(-i128::from((self.known.limit / 60).max(1)));
         let high = then + uncharged.max(i128::from(of.mark.before)) + refunded;
         let low = then - self.overtaken(of);
         let target = raw.max(least);
@@ -219,11 +232,12 @@ impl Twin {
         self.adjust(by);
         self.bucket.shift(saturate(by), now);
         let is_full = self.missing(word).is_some_and(|missing| {
-            missing.saturating_add(word.rounded_to) <= (self.limit / 60 / NEARLY).max(2)
+            missing.saturating_add(word.rounded_to) <= (self.known.limit / 60 / NEARLY).max(2)
                 || missing == 0
         });
-        self.foreign
-            .note(-as_f64(by), self.limit, is_full, of.granted);
+        self.known
+            .foreign
+            .note(-as_f64(by), self.known.limit, is_full, of.granted);
         self.set_rate(now);
     }
 
@@ -236,32 +250,32 @@ impl Twin {
         now: Instant,
     ) {
         let then = self.level_then(of);
-        let spent = i128::from(self.burst.tokens()) - then;
+        let spent = i128::from(self.known.burst.tokens()) - then;
         // The provider's own word, where it isn't lost in rounding, also counts what others spent.
         let told = word
             .and_then(|word| Some((self.missing(word)?, word.rounded_to)))
             .filter(|&(missing, rounded_to)| missing > rounded_to)
             .map(|(missing, _)| missing);
         let spent = told.unwrap_or_else(|| u64::try_from(spent).unwrap_or(0));
-        let old = self.burst.tokens();
-        let halved = self.burst.refused(of.lease, last, spent);
+        let old = self.known.burst.tokens();
+        let halved = self.known.burst.refused(of.lease, last, spent);
         self.follow_burst(old, now);
-        if halved && self.burst.tokens() == 1 {
-            self.given_up = (self.given_up + SPACING).min(MOST_SPACING);
+        if halved && self.known.burst.tokens() == 1 {
+            self.known.given_up = (self.known.given_up + SPACING).min(MOST_SPACING);
         }
         self.set_rate(now);
         // What is in flight goes on to be produced, for about as long as the provider takes to refill.
         let debt = match axis {
             Axis::Requests | Axis::Input => 0,
-            Axis::Output => -i64::try_from(self.limit / 60).unwrap_or(i64::MAX),
+            Axis::Output => -i64::try_from(self.known.limit / 60).unwrap_or(i64::MAX),
         };
         self.bucket.lower_to(debt, now);
     }
 
     fn accepted(&mut self, axis: Axis, word: &AxisWord, of: &Of, now: Instant) {
         let deficit = self
-            .limit
-            .saturating_sub(word.remaining.unwrap_or(self.limit));
+            .limit()
+            .saturating_sub(word.remaining.unwrap_or(self.known.limit));
         // A request larger than the burst is let through by a full bucket and proves nothing.
         let before = match axis {
             Axis::Requests => deficit,
@@ -269,19 +283,20 @@ impl Twin {
                 .saturating_sub(of.cost)
                 .saturating_sub(word.rounded_to),
         };
-        let old = self.burst.tokens();
-        self.burst.proven(before);
+        let old = self.known.burst.tokens();
+        self.known.burst.proven(before);
         // Output comes later than its request, and tells nothing of how much may go out at once.
         if axis != Axis::Output {
-            self.burst
-                .accepted(saturate(of.mark.tokens()), self.limit, now);
+            self.known
+                .burst
+                .accepted(saturate(of.mark.tokens()), self.known.limit, now);
         }
         self.follow_burst(old, now);
     }
 
     /// What is missing stays the same when the brim moves, so the level moves along.
     fn follow_burst(&mut self, old: u64, now: Instant) {
-        let by = i128::from(self.burst.tokens()) - i128::from(old);
+        let by = i128::from(self.known.burst.tokens()) - i128::from(old);
         if by != 0 {
             self.set_rate(now);
             self.bucket.shift(saturate(by), now);
@@ -293,7 +308,7 @@ impl Twin {
     /// there to go out.
     fn overtaken(&self, of: &Of) -> i128 {
         let after = i128::from(self.taken.wrapping_sub(of.mark.taken));
-        let on_the_way = i128::from(self.limit) * OVERTAKES.as_millis().cast_signed() / 60_000;
+        let on_the_way = i128::from(self.known.limit) * i128::from(OVERTAKES) / 60_000;
         after.min(of.mark.tokens().max(0) + on_the_way)
     }
 
@@ -309,20 +324,20 @@ impl Twin {
 
     /// How far the provider's bucket was below its brim.
     fn missing(&self, word: &AxisWord) -> Option<u64> {
-        Some(self.limit.saturating_sub(word.remaining?))
+        Some(self.known.limit.saturating_sub(word.remaining?))
     }
 
     /// The level here that goes with a remaining there.
     fn implied(&self, word: &AxisWord) -> Option<i128> {
         let missing = self.missing(word)?;
-        Some(i128::from(self.burst.tokens()) - i128::from(missing))
+        Some(i128::from(self.known.burst.tokens()) - i128::from(missing))
     }
 
     fn set_rate(&mut self, now: Instant) {
-        let own = u128::from(self.limit.saturating_sub(self.foreign()));
-        let rate = own * u128::from(100 - self.given_up) / 100;
+        let own = u128::from(self.known.limit.saturating_sub(self.foreign()));
+        let rate = own * u128::from(100 - self.known.given_up) / 100;
         let rate = u64::try_from(rate).unwrap_or(u64::MAX).max(1);
-        self.bucket.set_rate(rate, self.burst.tokens(), now);
+        self.bucket.set_rate(rate, self.known.burst.tokens(), now);
     }
 }
 

@@ -204,6 +204,7 @@ fn the_headers_of_compatible_gateways_are_read_where_the_providers_own_are_absen
         (Some(40_000), Some(39_923))
     );
     assert!(read.combined && !read.is_silent());
+    assert_eq!(read.tokens_rounded_to(), 1);
     assert_eq!(read.output, AxisLimits::default());
     let both = headers(&[
         ("x-ratelimit-limit-requests", "7"),
@@ -211,6 +212,7 @@ fn the_headers_of_compatible_gateways_are_read_where_the_providers_own_are_absen
     ]);
     let read = RateLimits::read(StatusCode::OK, &both, now());
     assert_eq!((read.requests.limit, read.combined), (Some(1000), false));
+    assert_eq!(read.tokens_rounded_to(), 1_000);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! Requests travel for a random time, answers come back late and out of order.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
