@@ -25,7 +25,7 @@ use crate::verdict::{Judged, label};
 #[non_exhaustive]
 pub enum Error {
     /// The provider's own last word: an answer that is no success.
-    #[error("the provider answered {status}: {}", judged.message)]
+    #[error("the provider answered {}: {}", status.as_u16(), judged.message)]
     Provider {
         /// The status.
         status: StatusCode,
