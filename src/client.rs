@@ -133,10 +133,8 @@ impl Seawall {
 
     async fn forward_alone(&self, asked: Asked<'_>) -> Result<Reply, Error> {
         let began = Instant::now();
-        let mut id = Uuid::encode_buffer();
-        let id: &str = Uuid::now_v7().hyphenated().encode_lower(&mut id);
         let started = Started {
-            call: id.into(),
+            call: new_id(),
             began,
             attempts: 0,
             progress: Progress::default(),
@@ -297,6 +295,13 @@ impl Seawall {
             store.close().await;
         }
     }
+}
+
+/// The id of a new call.
+fn new_id() -> Arc<str> {
+    let mut id = Uuid::encode_buffer();
+    let id: &str = Uuid::now_v7().hyphenated().encode_lower(&mut id);
+    id.into()
 }
 
 impl fmt::Debug for Seawall {

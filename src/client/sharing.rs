@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Seawall;
 use super::ask::Reply;
 use super::flights::{FlightKey, Joined};
 use super::preparation::Asked;
+use super::{Seawall, new_id};
 use crate::error::Error;
 use crate::telemetry::{self, CallRecord, Spent};
 
@@ -49,6 +49,9 @@ impl Seawall {
             return reply;
         }
         let mut reply = reply?;
+        // The attempts were another call's; this one has a name of its own.
+        reply.report.call = new_id();
+        reply.report.attempts = 0;
         reply.report.cache = Some(SHARED.to_owned());
         telemetry::finish(
             &self.shared.telemetry,
