@@ -139,6 +139,7 @@ async fn play(
     let stats = provider.close().await;
     let published = caught.map(|catcher| catcher.published(client.asked()));
     let agreed = agreement::check(&Evidence {
+        calls: &callers.seen().calls,
         attempts: &attempts,
         ladder: &scenario.ladder,
         stats: &stats,

@@ -30,6 +30,7 @@ fn line(attempts: u64, verdict: &str, used: Used) -> CallLine {
     CallLine {
         attempts,
         verdict: verdict.to_owned(),
+        degraded: String::new(),
         used,
         estimated: verdict != "ok" && used != Used::default(),
     }
@@ -50,6 +51,7 @@ fn model(attempts: u64, answers: &[(&str, &str, u64)]) -> ModelStats {
 /// Three calls: one answered after a 529 and a reset, one broken off inside its stream, one refused
 /// before any attempt.
 struct Drill {
+    calls: Vec<CallRecord>,
     attempts: Vec<AttemptRecord>,
     ladder: Vec<String>,
     stats: Stats,
@@ -88,11 +90,13 @@ impl Drill {
             ]
             .into(),
             stated: [(SMALL.to_owned(), used(90, 40))].into(),
+            degraded: BTreeMap::new(),
             lower_bound: [(BIG.to_owned(), used(100, 3))].into(),
             retries_count: 3,
             retries_sum: 2,
         };
         Self {
+            calls: Vec::new(),
             attempts: vec![
                 attempt(BIG, Some(529), AttemptEnd::Whole),
                 attempt(BIG, None, AttemptEnd::Broken),
@@ -119,6 +123,7 @@ impl Drill {
 
     fn check(&self) -> Result<u64, Difference> {
         check(&Evidence {
+            calls: &self.calls,
             attempts: &self.attempts,
             ladder: &self.ladder,
             stats: &self.stats,
@@ -223,6 +228,7 @@ fn a_client_that_left_early_leaves_open_what_the_provider_did() {
     let left = [attempt(BIG, None, AttemptEnd::Departed)];
     let agrees = |attempts: &[AttemptRecord], stats: &Stats| {
         let evidence = Evidence {
+            calls: &[],
             attempts,
             ladder: &[],
             stats,

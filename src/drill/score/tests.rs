@@ -1,8 +1,9 @@
-use super::super::client::Ended;
+use super::super::client::{By, Ended};
 use super::super::load::{Class, Tenant};
 use super::super::meter::AttemptEnd;
 use super::super::scenario::Scenario;
 use super::*;
+use crate::client::ask::Degraded;
 use crate::profile::Profile;
 
 const FAULT: Window = Window {
@@ -26,7 +27,11 @@ fn call(issued: u64, ended: u64, end: Ended) -> CallRecord {
 }
 
 fn answered(issued: u64, ended: u64) -> CallRecord {
-    call(issued, ended, Ended::Answered { rung: 0 })
+    call(issued, ended, Ended::Answered { by: By::Wanted })
+}
+
+const fn less(kind: Degraded) -> Ended {
+    Ended::Answered { by: By::Less(kind) }
 }
 
 fn attempt(started: u64, ended: u64, model: &str, status: u16) -> AttemptRecord {
@@ -61,7 +66,7 @@ fn an_outage_is_scored_from_the_two_logs() {
         answered(1_000, 2_000),
         answered(2_000, 4_000),
         call(10_100, 10_200, failed),
-        call(11_000, 11_900, Ended::Answered { rung: 1 }),
+        call(11_000, 11_900, less(Degraded::Model)),
         answered(12_000, 21_500),
         answered(19_000, 23_000),
         answered(21_000, 22_000),
@@ -211,7 +216,7 @@ fn of_call(id: u64, started: u64, status: u16) -> AttemptRecord {
 #[test]
 fn a_mix_is_scored_by_class_and_by_tenant() {
     let (ok, late) = (
-        Ended::Answered { rung: 0 },
+        Ended::Answered { by: By::Wanted },
         Ended::Failed { why: "deadline" },
     );
     let told = Ended::Refused {
@@ -277,7 +282,7 @@ fn a_mix_is_scored_by_class_and_by_tenant() {
 
 #[test]
 fn nobody_waited_less_where_nobody_waited() {
-    let ok = Ended::Answered { rung: 0 };
+    let ok = Ended::Answered { by: By::Wanted };
     let calls = mixed(&[
         (0, Tenant::Equal(0), 0, 900, ok),
         (1, Tenant::Equal(0), 0, 900, ok),
