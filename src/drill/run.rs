@@ -295,6 +295,35 @@ mod tests {
     }
 
     #[test]
+    fn a_ladder_answers_every_call_and_the_same_seed_prints_the_same_bytes() {
+        let play = |seed| {
+            let mut ladder = Scenario::find("outage-ladder").unwrap();
+            ladder.load = Load::Open {
+                calls_per_second: 5.0,
+                lasting: Duration::from_secs(110),
+            };
+            drill(ladder, &[ClientKind::Seawall], seed)
+        };
+        let report = play(3);
+        let found = score(&report, ClientKind::Seawall);
+        assert_eq!((found.calls, found.succeeded), (550, 550));
+        let by = found.degraded_by;
+        assert!(by.model > 50 && by.cache > 5 && by.fixed > 30, "{by:?}");
+        assert_eq!(found.degraded, by.sum());
+        let calls = &report.scenarios[0].clients[0].calls;
+        let stood_in = calls.iter().filter(|call| !call.by_target());
+        let times: Vec<_> = stood_in.map(|call| call.ended.as_secs()).collect();
+        // The smaller model is found to be back within the 5 s in which those who wait look for it.
+        let alone = |at: &u64| (80..106).contains(at);
+        assert!(times.iter().all(alone), "{times:?}");
+        let json = report.to_json(true).unwrap();
+        assert_eq!(json, play(3).to_json(true).unwrap());
+        assert_ne!(json, play(4).to_json(true).unwrap());
+        let page = report::render(&report).unwrap();
+        assert!(page.contains("model/cache/static"));
+    }
+
+    #[test]
     fn a_bar_counts_against_seawall_only() {
         let report = drill(short_outage(), &PEERS, 1);
         assert_eq!(

@@ -450,6 +450,47 @@ mod tests {
     }
 
     #[test]
+    fn a_ladder_may_end_in_the_cache_and_a_fixed_answer() {
+        let ladder = FILE.replace(
+            "\"claude-haiku-5\"]",
+            "\"claude-haiku-5\", \"cache\", \"static\"]
+             static = { text = \"Away {retry_after}.\" }
+             cache = { ttl = \"5s\", stale_if_error = \"1h\" }
+             wait = \"2s\"",
+        );
+        let repeating = ladder.replace(
+            "input_tokens = 800",
+            "repeated = { share = 0.5, questions = 4 }",
+        );
+        let monday = Scenario::parse(&repeating, Path::new("monday.toml")).unwrap();
+        let models: Vec<_> = monday.models().collect();
+        assert_eq!(models, ["claude-sonnet-5-5", "claude-haiku-5"]);
+        assert_eq!(monday.wait, Some(Duration::from_secs(2)));
+        let asked = monday.arrivals(1).into_iter().filter_map(|a| a.question);
+        assert!(asked.clone().count() > 40 && asked.max() == Some(3));
+
+        let silent = refusal(&ladder.replace("static = {", "# static = {"));
+        assert!(silent.contains("or neither"), "{silent}");
+        let empty = refusal(&ladder.replace("\"claude-sonnet-5-5\", \"claude-haiku-5\", ", ""));
+        assert!(empty.contains("at least one model"), "{empty}");
+        let useless = refusal(&ladder.replace("\"cache\", ", ""));
+        assert!(useless.contains("only with"), "{useless}");
+        for (from, to, why) in [
+            ("share = 0.5", "share = 1.5", "0 to 1"),
+            ("share = 0.5", "share = nan", "0 to 1"),
+            ("questions = 4", "questions = 0", "1 or more"),
+        ] {
+            let found = refusal(&repeating.replace(from, to));
+            assert!(found.contains(why), "{found}");
+        }
+        let runs = refusal(&repeating.replace(
+            "kind = \"open\"\n        calls_per_second = 4\n        lasting = \"40s\"",
+            "kind = \"runs\"\n        runs = 4\n        steps = 2\n        start_over = \"1s\"",
+        ));
+        assert!(runs.contains("an open load"), "{runs}");
+    }
+
+    #[test]
     fn a_figure_that_is_not_defined_misses_its_bar() {
         let bar = Bar {
             figure: Figure::RecoverMs,

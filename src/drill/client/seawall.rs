@@ -355,3 +355,92 @@ impl Client for Seawall {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WANTED: &str = "claude-sonnet-5-5";
+    const SMALLER: &str = "claude-haiku-5";
+    type Marks<'m> = (&'m str, Option<Degraded>, Option<&'m str>, Option<&'m str>);
+
+    fn marked((rung, degraded, model, badge): Marks<'_>, attempts: u32) -> Report {
+        let mut report = Report::new("call".into());
+        report.rung = rung.into();
+        report.degraded = degraded;
+        report.model = model.map(Into::into);
+        report.cache = badge.map(str::to_owned);
+        report.attempts = attempts;
+        report
+    }
+
+    fn given(marks: Marks<'_>, model: &str) -> Option<By> {
+        given_by(&marked(marks, 1), model, WANTED)
+    }
+
+    const PLAIN: Marks<'_> = ("rung0", None, Some(WANTED), None);
+    const MODEL: Marks<'_> = ("rung1", Some(Degraded::Model), Some(SMALLER), None);
+    const FRESH: Marks<'_> = ("cache", None, Some(WANTED), Some("hit; age=3"));
+    const STALE: Marks<'_> = (
+        "cache",
+        Some(Degraded::Cache),
+        Some(WANTED),
+        Some("hit; age=30; stale"),
+    );
+    const FIXED: Marks<'_> = ("static", Some(Degraded::Static), None, None);
+
+    #[test]
+    fn an_answer_and_its_marks_say_together_who_gave_it() {
+        assert_eq!(given(PLAIN, WANTED), Some(By::Wanted));
+        assert_eq!(given(MODEL, SMALLER), Some(By::Less(Degraded::Model)));
+        assert_eq!(given(FRESH, WANTED), Some(By::FreshCache));
+        assert_eq!(given(STALE, WANTED), Some(By::Less(Degraded::Cache)));
+        assert_eq!(given(FIXED, STATIC), Some(By::Less(Degraded::Static)));
+        // A call that was told to wait for its stream knows no rung and no marks yet.
+        let waiting = ("", None, None, None);
+        assert_eq!(given(waiting, WANTED), Some(By::Wanted));
+    }
+
+    #[test]
+    fn an_answer_that_is_not_what_its_marks_say_is_unmarked() {
+        for (marks, model) in [
+            (PLAIN, SMALLER),
+            (PLAIN, STATIC),
+            (MODEL, WANTED),
+            (MODEL, STATIC),
+            (FRESH, SMALLER),
+            (STALE, SMALLER),
+            (FIXED, WANTED),
+            (FIXED, SMALLER),
+            (("", None, None, None), SMALLER),
+            (("", None, None, None), STATIC),
+            (("rung1", Some(Degraded::Model), None, None), SMALLER),
+            (("rung0", Some(Degraded::Static), None, None), STATIC),
+            (("cache", Some(Degraded::Cache), None, None), WANTED),
+            (("cache", None, None, Some("hit; age=30; stale")), WANTED),
+            (("rung0", None, None, Some("hit; age=3")), WANTED),
+        ] {
+            assert_eq!(given(marks, model), None, "{marks:?} {model}");
+        }
+        assert_eq!(given_by(&marked(MODEL, 0), SMALLER, WANTED), None);
+    }
+
+    #[test]
+    fn a_ladder_is_written_as_a_configuration() {
+        let scenario = Scenario::find("outage-ladder").unwrap();
+        let text = config_text(&scenario, "http://sim.invalid");
+        let parsed = Config::parse(
+            &text,
+            Path::new(""),
+            &Overrides::default(),
+            &Environment::from_fn(|_| None),
+        );
+        let config = parsed.unwrap();
+        assert_eq!(config.targets.len(), 2);
+        let route = &config.routes["default"];
+        let rungs: Vec<_> = route.ladder.iter().map(|r| r.place.to_string()).collect();
+        assert_eq!(rungs, ["rung0", "rung1", "cache", "static"]);
+        assert_eq!(route.wait, Duration::from_secs(1));
+        assert_eq!(route.cache.unwrap().ttl, Duration::from_secs(10));
+    }
+}

@@ -100,6 +100,42 @@ fn an_outage_is_scored_from_the_two_logs() {
 }
 
 #[test]
+fn answers_that_are_less_are_told_apart_and_only_models_take_time() {
+    let fresh = Ended::Answered { by: By::FreshCache };
+    let calls = [
+        answered(1_000, 2_000),
+        call(11_000, 11_400, less(Degraded::Model)),
+        call(12_000, 12_001, less(Degraded::Cache)),
+        call(12_500, 12_501, less(Degraded::Static)),
+        call(13_000, 13_001, less(Degraded::Static)),
+        call(14_000, 14_001, fresh),
+        call(21_000, 21_600, less(Degraded::Model)),
+        call(22_000, 22_100, Ended::Failed { why: "unmarked" }),
+    ];
+    // The pause after it is the detection.
+    let attempts = [attempt(10_000, 10_100, "big", 529)];
+    let found = score(&calls, &attempts);
+    let by = found.degraded_by;
+    assert_eq!((by.model, by.cache, by.fixed), (2, 1, 2));
+    assert_eq!((found.degraded, found.succeeded, found.lost), (5, 7, 1));
+    assert_eq!(found.degraded_rate_during_fault, Some(0.8));
+    assert_eq!(found.degraded_until_ms, Some(1_600));
+    assert_eq!((found.p50_ms, found.p99_ms), (Some(600), Some(1_000)));
+    assert_eq!(
+        (found.detect_ms, found.p99_after_open_ms),
+        (Some(0), Some(400))
+    );
+    let json = serde_json::to_value(&found).unwrap();
+    assert_eq!(json["degraded"], 5);
+    assert_eq!(
+        json["degraded_by"],
+        serde_json::json!({ "model": 2, "cache": 1, "static": 2 })
+    );
+    let none = score(&calls[..1], &[]);
+    assert_eq!(none.degraded_until_ms, Some(0));
+}
+
+#[test]
 fn a_client_that_never_pauses_has_detected_nothing() {
     let attempts: Vec<_> = (0..200)
         .map(|n| attempt(10_000 + n * 50, 10_010 + n * 50, "big", 529))
