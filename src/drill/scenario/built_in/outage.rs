@@ -84,7 +84,8 @@ pub(super) fn outage_ladder() -> Scenario {
             at_least(Figure::DegradedByModel, 1.0),
             at_least(Figure::DegradedByCache, 1.0),
             at_least(Figure::DegradedByStatic, 1.0),
-            at_most(Figure::RecoverMs, 60_000.0),
+            at_most(Figure::RecoverMs, 30_000.0),
+            at_most(Figure::DegradedUntilMs, 30_000.0),
         ],
         ..outage()
     };
