@@ -282,7 +282,7 @@ fn given_by(report: &Report, model: &str, wanted: &str) -> Option<By> {
         }
         _ => return None,
     };
-    let on_rung = rung.map_or(is_model(&report.rung), |rung| *report.rung == *rung);
+    let on_rung = rung.map_or_else(|| is_model(&report.rung), |rung| *report.rung == *rung);
     on_rung.then_some(by)
 }
 
