@@ -25,6 +25,7 @@ use crate::provider::anthropic::rate_limits::GroupLimits;
 use crate::provider::anthropic::request::RequestView;
 use crate::telemetry::Telemetry;
 use crate::transport::Transport;
+use crate::wall_clock::WallClock;
 
 pub mod ask;
 mod attempt;
@@ -87,6 +88,8 @@ struct Shared {
     flights: Flights,
     /// Answers that are kept, where a route has a cache.
     store: Option<Arc<Store>>,
+    /// By which they age.
+    wall_clock: WallClock,
     organization: Organization,
     /// The transport of the default connect timeout.
     transport: Arc<dyn Transport>,

@@ -16,6 +16,7 @@ pub mod provider;
 mod telemetry;
 pub mod transport;
 pub mod verdict;
+pub mod wall_clock;
 
 pub mod sim;
 

@@ -248,7 +248,7 @@ pub struct Report {
 
 impl Report {
     /// Of a call that has not been answered yet.
-    pub(super) fn new(call: Arc<str>) -> Self {
+    pub(crate) fn new(call: Arc<str>) -> Self {
         Self {
             call,
             rung: "".into(),

@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use jiff::Timestamp;
 use seawall_actors::hooks::Hooks;
 use seawall_actors::system::{System, SystemSettings};
 
@@ -24,6 +23,7 @@ use crate::profile::Profile;
 use crate::telemetry::Telemetry;
 use crate::transport::Transport;
 use crate::transport::http::HttpTransport;
+use crate::wall_clock::WallClock;
 
 /// A client to be started.
 #[derive(Default)]
@@ -32,6 +32,7 @@ pub struct Builder {
     transport: Option<Arc<dyn Transport>>,
     system: SystemSettings,
     hooks: Hooks,
+    wall_clock: WallClock,
 }
 
 impl Builder {
@@ -71,6 +72,13 @@ impl Builder {
         self
     }
 
+    /// Sets the clock by which kept answers age; without one, the machine's.
+    #[must_use]
+    pub const fn wall_clock(mut self, clock: WallClock) -> Self {
+        self.wall_clock = clock;
+        self
+    }
+
     /// Starts the actors on the current tokio runtime.
     ///
     /// # Errors
@@ -93,7 +101,8 @@ impl Builder {
         let shared = Shared {
             targets: Targets::new(&config),
             ladders: Ladders::new(&config)?,
-            store: store(&config)?,
+            store: store(&config, self.wall_clock)?,
+            wall_clock: self.wall_clock,
             flights: Flights::new(MOST_FLIGHTS),
             staggers: staggers(&config),
             organization: Organization::new(&config),
@@ -113,7 +122,7 @@ impl Builder {
 }
 
 /// Opens the store of the routes' caches. It reads its file through, which blocks for a moment.
-fn store(config: &Config) -> Result<Option<Arc<Store>>, OpenError> {
+fn store(config: &Config, clock: WallClock) -> Result<Option<Arc<Store>>, OpenError> {
     let caches = config.routes.values().filter_map(|route| route.cache);
     let Some(keep) = caches
         .map(|cache| cache.stale_if_error.max(cache.ttl))
@@ -131,7 +140,7 @@ fn store(config: &Config) -> Result<Option<Arc<Store>>, OpenError> {
             .clone()
             .map(|path| (path, config.cache.disk_limit)),
     };
-    Store::open(&settings, Timestamp::now()).map(|store| Some(Arc::new(store)))
+    Store::open(&settings, clock.now()).map(|store| Some(Arc::new(store)))
 }
 
 type Transports = BTreeMap<std::time::Duration, Arc<dyn Transport>>;

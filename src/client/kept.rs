@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
-use jiff::Timestamp;
 use metrics::counter;
 use seawall_actors::policy::ladder::Cause;
 
@@ -13,6 +12,7 @@ use crate::cache::{
     Admission, Ages, CacheKey, Entry, Fingerprint, Hit, KeyParts, Recording, Scope, Store, Unfit,
 };
 use crate::config::Route;
+use crate::wall_clock::WallClock;
 
 /// The cache's part in one call.
 #[derive(Debug, Clone)]
@@ -21,6 +21,7 @@ pub(super) struct Kept {
     key: CacheKey,
     admission: Admission,
     ages: Ages,
+    clock: WallClock,
 }
 
 /// A request, told from others.
@@ -73,6 +74,7 @@ impl Seawall {
                 ttl: settings.ttl,
                 stale_if_error: settings.stale_if_error,
             },
+            clock: self.shared.wall_clock,
         })
     }
 }
@@ -88,13 +90,13 @@ impl Kept {
         if !serves {
             return None;
         }
-        self.store.find(&self.key, Timestamp::now(), ages).await
+        self.store.find(&self.key, self.clock.now(), ages).await
     }
 
     /// Keeps an answer that came whole.
     pub(super) fn keep_body(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) {
         if self.admission.keeps() {
-            let at = (Timestamp::now(), self.store.largest());
+            let at = (self.clock.now(), self.store.largest());
             self.keep(Entry::of_body(status, headers, body, at));
         }
     }
@@ -107,7 +109,7 @@ impl Kept {
         events: impl IntoIterator<Item = &'e [u8]>,
     ) {
         if self.admission.keeps() {
-            let at = (Timestamp::now(), self.store.largest());
+            let at = (self.clock.now(), self.store.largest());
             self.keep(Entry::of_events(status, headers, events, at));
         }
     }
@@ -120,7 +122,7 @@ impl Kept {
 
     /// Keeps an answer that was handed on and has ended well.
     pub(super) fn keep_recording(&self, recording: Recording) {
-        self.keep(recording.finish(Timestamp::now()));
+        self.keep(recording.finish(self.clock.now()));
     }
 
     fn keep(&self, entry: Result<Entry, Unfit>) {

@@ -15,12 +15,16 @@ use std::fmt;
 
 use super::meter::{AttemptEnd, AttemptRecord};
 use super::published::{Metrics, Published, Used};
+use super::score::{CallRecord, DegradedBy};
+use crate::client::ask::Degraded;
 use crate::provider::anthropic::plain_model;
 use crate::sim::{FaultKind, Stats};
 
 /// What each side counted.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence<'a> {
+    /// How the calls ended for those who made them.
+    pub calls: &'a [CallRecord],
     /// The meter's attempts.
     pub attempts: &'a [AttemptRecord],
     /// The model of each of the client's rungs.
@@ -54,6 +58,7 @@ impl fmt::Display for Difference {
     }
 }
 
+const CALLERS: &str = "the callers";
 const METER: &str = "the meter";
 const PROVIDER: &str = "the provider";
 const METRICS: &str = "the metrics";
@@ -69,6 +74,7 @@ pub fn check(evidence: &Evidence<'_>) -> Result<u64, Difference> {
     wire(evidence, &mut ledger)?;
     if let Some(published) = evidence.published {
         itself(published, &mut ledger)?;
+        degraded(evidence.calls, published, &mut ledger)?;
         against_meter(evidence, published, &mut ledger)?;
         tokens(evidence, published, &mut ledger)?;
     }
@@ -211,6 +217,27 @@ fn itself(published: &Published, ledger: &mut Ledger) -> Result<(), Difference> 
         (METRICS, metrics.retries_sum),
         (LOG, logged.saturating_sub(with_attempts)),
     )
+}
+
+/// Answers that are less than the wanted model's, by kind. Who has left, or came too late, has seen no
+/// mark; who got an answer has.
+fn degraded(
+    calls: &[CallRecord],
+    published: &Published,
+    ledger: &mut Ledger,
+) -> Result<(), Difference> {
+    let seen = DegradedBy::of(calls);
+    let unseen = number(calls, &|call| !call.succeeded());
+    for kind in Degraded::ALL {
+        let word = kind.as_str();
+        let counted = published.metrics.degraded.get(word).copied();
+        let counted = (METRICS, counted.unwrap_or(0));
+        let logged = number(&published.lines, &|line| line.degraded == word);
+        let what = format!("answers that are less by {word:?}");
+        ledger.equal(what.clone(), counted, (LOG, logged))?;
+        ledger.at_most_less(what, (CALLERS, seen.by(kind)), counted, unseen)?;
+    }
+    Ok(())
 }
 
 /// The client's metrics and the meter: both sit on the same side of the wire, so nothing is open.

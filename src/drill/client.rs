@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::DrillError;
 use super::load::Tenant;
 use super::scenario::Scenario;
+use crate::client::ask::Degraded;
 use crate::profile::Profile;
 use crate::transport::{Request, Transport};
 
@@ -51,8 +52,11 @@ pub trait Client: fmt::Debug + Send + Sync + 'static {
 /// What a drill asks a client to do.
 #[derive(Debug, Clone)]
 pub struct CallPlan {
-    /// Number of the call, unique in one drill; it also makes each prompt a different one.
+    /// Number of the call, unique in one drill; it also makes the prompt a different one, where the call
+    /// asks no question that others ask too.
     pub id: u64,
+    /// The question that other calls ask too, if it asks one.
+    pub question: Option<u32>,
     /// Models that may answer, the wanted one first. A client without fallbacks uses only that.
     pub ladder: Arc<[String]>,
     /// Size of the prompt in input tokens, about.
@@ -105,7 +109,10 @@ impl CallPlan {
             .saturating_sub(FRAME)
             .min(16 << 20);
         let chars = usize::try_from(chars).unwrap_or(0);
-        let mut text = format!("{PROMPT_OPENING}{:08}. ", self.id);
+        let mut text = match self.question {
+            Some(question) => format!("Question {question:08}. "),
+            None => format!("{PROMPT_OPENING}{:08}. ", self.id),
+        };
         text.extend(FILLER.chars().cycle().take(chars));
         text
     }
@@ -169,14 +176,43 @@ impl Endpoint {
     }
 }
 
+/// Who gave an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum By {
+    /// The wanted model.
+    Wanted,
+    /// The cache, and it is as good as new.
+    FreshCache,
+    /// Something that is less than that, and says so.
+    Less(Degraded),
+}
+
+impl By {
+    /// In which way the answer is less than the wanted model's.
+    #[must_use]
+    pub const fn degraded(self) -> Option<Degraded> {
+        match self {
+            Self::Less(kind) => Some(kind),
+            Self::Wanted | Self::FreshCache => None,
+        }
+    }
+
+    /// Whether a model wrote it for this call.
+    #[must_use]
+    pub const fn is_target(self) -> bool {
+        matches!(self, Self::Wanted | Self::Less(Degraded::Model))
+    }
+}
+
 /// How a call ended, as its caller saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ended {
     /// A whole answer.
     Answered {
-        /// Index in the ladder of the model that gave it.
-        rung: usize,
+        /// Who gave it.
+        by: By,
     },
     /// Part of an answer, handed over as if it were whole.
     HalfAnswered,
@@ -187,7 +223,8 @@ pub enum Ended {
     },
     /// Anything else.
     Failed {
-        /// A fixed word: `status`, `connection`, `timeout`, `malformed`, `stream_error`, `deadline`.
+        /// A fixed word: `status`, `connection`, `timeout`, `malformed`, `stream_error`, `deadline`, or
+        /// `unmarked` for an answer that is not what its marks say.
         why: &'static str,
     },
 }
@@ -254,6 +291,7 @@ mod tests {
     fn plan(input_tokens: u64) -> CallPlan {
         CallPlan {
             id: 7,
+            question: None,
             ladder: Arc::from(["claude-sonnet-5-5".to_owned()]),
             input_tokens,
             max_tokens: 64,
@@ -272,6 +310,19 @@ mod tests {
             assert!(found.abs_diff(tokens) <= 20, "{tokens}: {found}");
         }
         assert!(!plan(0).prompt().is_empty());
+    }
+
+    #[test]
+    fn calls_that_ask_the_same_send_the_same() {
+        let ask = |id, question| CallPlan {
+            id,
+            question,
+            ..plan(200)
+        };
+        assert_eq!(ask(1, Some(3)).prompt(), ask(2, Some(3)).prompt());
+        assert_ne!(ask(1, Some(3)).prompt(), ask(1, Some(4)).prompt());
+        assert_ne!(ask(3, None).prompt(), ask(4, None).prompt());
+        assert_ne!(ask(3, None).prompt(), ask(3, Some(3)).prompt());
     }
 
     #[test]

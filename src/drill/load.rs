@@ -12,8 +12,10 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 pub use self::mix::{Class, Mix, Stage, Tenant};
+pub use self::repeated::Repeated;
 
 pub(super) mod mix;
+mod repeated;
 
 /// The calls of a scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +55,8 @@ pub struct Arrival {
     pub class: Option<usize>,
     /// Its tenant, if the load has any.
     pub tenant: Option<Tenant>,
+    /// The question that others ask too, if it asks one.
+    pub question: Option<u32>,
 }
 
 impl Load {
@@ -116,6 +120,7 @@ impl Load {
                     steps,
                     class: self.mix().map(|mix| mix.class(&mut rng)),
                     tenant: self.mix().map(|mix| mix.tenant(&mut rng)),
+                    question: None,
                 });
                 at += slot;
             }

@@ -66,8 +66,8 @@ impl Line {
     pub fn ended(&mut self, now: Duration, end: Ended) {
         let counts = &mut self.counts;
         match end {
-            Ended::Answered { rung: 0 } => counts.answered += 1,
-            Ended::Answered { .. } => counts.degraded += 1,
+            Ended::Answered { by } if by.degraded().is_some() => counts.degraded += 1,
+            Ended::Answered { .. } => counts.answered += 1,
             Ended::Refused { .. } => counts.refused += 1,
             Ended::Failed { .. } | Ended::HalfAnswered => counts.failed += 1,
         }

@@ -47,9 +47,11 @@ impl Used {
 pub struct Metrics {
     /// `seawall_calls_total` by verdict.
     pub calls: BTreeMap<String, u64>,
+    /// `seawall_degraded_total` by kind.
+    pub degraded: BTreeMap<String, u64>,
     /// `seawall_attempts_total` by target, status (0 for none) and verdict.
     pub attempts: BTreeMap<(String, u16, String), u64>,
-    /// `seawall_tokens_total` by the model's label: as the provider stated them.
+    /// `seawall_tokens_total` by the model's label, over all targets: as the provider stated them.
     pub stated: BTreeMap<String, Used>,
     /// The same of answers that broke off: lower bounds.
     pub lower_bound: BTreeMap<String, Used>,
@@ -66,6 +68,8 @@ pub struct CallLine {
     pub attempts: u64,
     /// Its last word.
     pub verdict: String,
+    /// In which way its answer was less than the wanted model's; empty where it was not.
+    pub degraded: String,
     /// What all its attempts used.
     pub used: Used,
     /// Whether some of that is a lower bound.
@@ -153,6 +157,9 @@ impl Metrics {
                 "seawall_calls_total" => {
                     *metrics.calls.entry(label("verdict")).or_default() += value
                 }
+                "seawall_degraded_total" => {
+                    *metrics.degraded.entry(label("kind")).or_default() += value;
+                }
                 "seawall_attempts_total" => {
                     let status = label("status").parse().unwrap_or(0);
                     let key = (label("target"), status, label("verdict"));
@@ -218,8 +225,10 @@ impl Visit for CallLine {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "verdict" {
-            value.clone_into(&mut self.verdict);
+        match field.name() {
+            "verdict" => value.clone_into(&mut self.verdict),
+            "degraded" => value.clone_into(&mut self.degraded),
+            _ => {}
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::score::Score;
-use super::table::{percent, span, two_digits};
+use super::table::{by_kind, percent, span, two_digits};
 use super::{DrillError, Report, ScenarioReport};
 
 mod plot;
@@ -72,11 +72,15 @@ pub fn render(report: &Report) -> Result<String, DrillError> {
 
 const NOTES: &str = "<h2>How to read the figures</h2><dl>\
 <dt>Success</dt><dd>whole answers within the deadline, over calls made.</dd>\
+<dt>Degraded</dt><dd>answers that were less than the wanted model's, and marked so: another model's, stale \
+ones of a cache, fixed ones.</dd>\
 <dt>In fault</dt><dd>attempts on the first model of the ladder sent during the fault.</dd>\
 <dt>Detect</dt><dd>from the fault's start to the last attempt before the first pause of 0.75 s or more \
 while somebody wanted an answer. A dash: no such pause.</dd>\
 <dt>Recover</dt><dd>from the fault's end to the first whole answer of that model to an attempt sent \
 after it.</dd>\
+<dt>p50, p95, p99</dt><dd>times to answers that a model wrote for the call; what a cache or a fixed text \
+gives takes none.</dd>\
 <dt>Waited</dt><dd>from the fault's end to the last answer for a call that was pending then.</dd>\
 <dt>Quota</dt><dd>admitted units over what the quota refills while any call was pending.</dd>\
 <dt>Lost</dt><dd>calls neither answered nor, before their deadline, refused with a time to come back.</dd>\
@@ -157,7 +161,7 @@ fn section(report: &Report, seen: &ScenarioReport) -> Result<String, DrillError>
 
 type Cell = fn(&Score) -> String;
 
-const COLUMNS: [(&str, Cell); 25] = [
+const COLUMNS: [(&str, Cell); 26] = [
     ("calls", |s| s.calls.to_string()),
     ("success", |s| percent(s.success_rate)),
     ("runs", |s| {
@@ -166,6 +170,9 @@ const COLUMNS: [(&str, Cell); 25] = [
             .map_or_else(dash, |(won, all)| format!("{won}/{all}"))
     }),
     ("degraded", |s| s.degraded.to_string()),
+    ("model/cache/static", |s| {
+        by_kind(&s.degraded_by).unwrap_or_else(dash)
+    }),
     ("refused", |s| s.refused.to_string()),
     ("lost", |s| s.lost.to_string()),
     ("attempts", |s| s.attempts.to_string()),

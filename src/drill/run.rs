@@ -139,6 +139,7 @@ async fn play(
     let stats = provider.close().await;
     let published = caught.map(|catcher| catcher.published(client.asked()));
     let agreed = agreement::check(&Evidence {
+        calls: &callers.seen().calls,
         attempts: &attempts,
         ladder: &scenario.ladder,
         stats: &stats,
@@ -291,6 +292,37 @@ mod tests {
         let report = drill(Scenario::find("flaky").unwrap(), &[ClientKind::Naive], 1);
         let rate = score(&report, ClientKind::Naive).run_success_rate.unwrap();
         assert!((rate - 0.20).abs() <= 0.09, "{rate}");
+    }
+
+    #[test]
+    fn a_ladder_answers_every_call_and_the_same_seed_prints_the_same_bytes() {
+        let play = |seed| {
+            let mut ladder = Scenario::find("outage-ladder").unwrap();
+            ladder.load = Load::Open {
+                calls_per_second: 5.0,
+                lasting: Duration::from_secs(110),
+            };
+            drill(ladder, &[ClientKind::Seawall], seed)
+        };
+        let report = play(3);
+        let found = score(&report, ClientKind::Seawall);
+        assert_eq!((found.calls, found.succeeded), (550, 550));
+        let by = found.degraded_by;
+        assert!(by.model > 50 && by.cache > 5 && by.fixed > 30, "{by:?}");
+        assert_eq!(found.degraded, by.sum());
+        let calls = &report.scenarios[0].clients[0].calls;
+        let stood_in = calls.iter().filter(|call| !call.by_target());
+        let times: Vec<_> = stood_in.map(|call| call.ended.as_secs()).collect();
+        // A model that nobody has asked yet lets few in at once until its first answers are there, and who
+        // waits no longer than a second can't wait for them. That it is back is found within the 5 s in
+        // which those who wait look for it.
+        let alone = |at: &u64| (60..63).contains(at) || (80..106).contains(at);
+        assert!(times.iter().all(alone), "{times:?}");
+        let json = report.to_json(true).unwrap();
+        assert_eq!(json, play(3).to_json(true).unwrap());
+        assert_ne!(json, play(4).to_json(true).unwrap());
+        let page = report::render(&report).unwrap();
+        assert!(page.contains("model/cache/static"));
     }
 
     #[test]

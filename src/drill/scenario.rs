@@ -10,15 +10,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::DrillError;
-use super::load::{Arrival, Class, Load, Mix, mix};
+use super::load::{Arrival, Class, Load, Mix, Repeated, mix};
 use super::score::Figure;
 use crate::profile::Profile;
 use crate::sim;
 
 mod built_in;
 mod ideal;
+pub mod rungs;
 
 pub use self::ideal::Ideal;
+use self::rungs::{CacheTerms, StaticAnswer};
 
 /// A scripted outage.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,9 +37,16 @@ pub struct Scenario {
     /// What each call asks for.
     #[serde(default)]
     pub request: RequestShape,
-    /// Models that may answer, the wanted one first; the client under drill may fall back along it.
+    /// What may answer, the wanted model first: models, `cache` and `static`. The client under drill may
+    /// fall back along it.
     #[serde(default = "Scenario::one_rung")]
     pub ladder: Vec<String>,
+    /// How long the ladder's cache keeps answers; absent, as long as usual.
+    #[serde(default)]
+    pub cache: Option<CacheTerms>,
+    /// The ladder's fixed answer, if it has one.
+    #[serde(default, rename = "static")]
+    pub fixed: Option<StaticAnswer>,
     /// Profile of the calls.
     #[serde(default = "Scenario::agent_step", deserialize_with = "mix::read")]
     pub profile: Profile,
@@ -45,6 +54,10 @@ pub struct Scenario {
     /// a mix have their own.
     #[serde(with = "crate::duration")]
     pub deadline: Duration,
+    /// The longest that a call of the client under drill waits for a breaker or a quota; absent, as long
+    /// as its profile says.
+    #[serde(default, with = "crate::duration::option")]
+    pub wait: Option<Duration>,
     /// How many systems of the client share the calls, and nothing else: one provider sees them all.
     #[serde(default = "Scenario::one_system")]
     pub systems: u32,
@@ -66,7 +79,7 @@ pub struct Scenario {
 }
 
 /// What each call of a scenario asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RequestShape {
     /// Size of the prompt in input tokens, about.
@@ -75,6 +88,8 @@ pub struct RequestShape {
     pub max_tokens: u64,
     /// Whether the answer is asked for as a stream.
     pub stream: bool,
+    /// What part of the calls asks what others ask too; absent, none does.
+    pub repeated: Option<Repeated>,
 }
 
 impl Default for RequestShape {
@@ -83,6 +98,7 @@ impl Default for RequestShape {
             input_tokens: 200,
             max_tokens: 1_024,
             stream: false,
+            repeated: None,
         }
     }
 }
@@ -235,7 +251,12 @@ impl Scenario {
     /// The model that the callers want.
     #[must_use]
     pub fn primary(&self) -> &str {
-        self.ladder.first().map_or("", String::as_str)
+        self.models().next().map_or("", String::as_str)
+    }
+
+    /// The models of the ladder, the wanted one first.
+    pub fn models(&self) -> impl Iterator<Item = &String> {
+        self.ladder.iter().filter(|entry| rungs::is_model(entry))
     }
 
     /// What the provider could serve at best; none without a limit on the first model.
@@ -253,7 +274,11 @@ impl Scenario {
     /// Every caller, by the time at which it starts.
     #[must_use]
     pub fn arrivals(&self, seed: u64) -> Vec<Arrival> {
-        self.load.draw(seed, self.full_rate())
+        let mut arrivals = self.load.draw(seed, self.full_rate());
+        if let Some(repeated) = self.request.repeated {
+            repeated.draw(seed, &mut arrivals);
+        }
+        arrivals
     }
 
     /// The class of a caller, if the load has classes.
@@ -278,9 +303,17 @@ impl Scenario {
             value,
             allowed,
         };
-        if self.ladder.iter().any(String::is_empty) || !(1..=16).contains(&self.ladder.len()) {
-            let value = format!("{:?}", self.ladder);
-            return Err(invalid("ladder", value, "1 to 16 model names"));
+        let repeated = self.request.repeated;
+        let wrong = self
+            .wrong_ladder()
+            .or_else(|| self.load.mix().and_then(Mix::wrong))
+            .or_else(|| repeated.and_then(|repeated| repeated.wrong()));
+        if let Some((field, value, allowed)) = wrong {
+            return Err(invalid(field, value, allowed));
+        }
+        if repeated.is_some() && !matches!(self.load, Load::Open { .. }) {
+            let value = "a load of runs or a mix".to_owned();
+            return Err(invalid("request.repeated", value, "an open load"));
         }
         let day = Duration::from_secs(86_400);
         if self.deadline.is_zero() || self.deadline > day {
@@ -290,9 +323,6 @@ impl Scenario {
         if self.load.lasting() > day {
             let value = format!("{:?}", self.load.lasting());
             return Err(invalid("load", value, "a day at most"));
-        }
-        if let Some((field, value, allowed)) = self.load.mix().and_then(Mix::wrong) {
-            return Err(invalid(field, value, allowed));
         }
         if self.load.mix().is_some() && self.ideal().is_none() {
             let value = "a share of no quota".to_owned();
@@ -417,6 +447,47 @@ mod tests {
         let alone = refusal(&FILE.replace("about =", "systems = 0\n        about ="));
         assert!(alone.contains("1 to 16"), "{alone}");
         assert!(Scenario::find("nothing-like-it").unwrap_err().is_usage());
+    }
+
+    #[test]
+    fn a_ladder_may_end_in_the_cache_and_a_fixed_answer() {
+        let ladder = FILE.replace(
+            "\"claude-haiku-5\"]",
+            "\"claude-haiku-5\", \"cache\", \"static\"]
+             static = { text = \"Away {retry_after}.\" }
+             cache = { ttl = \"5s\", stale_if_error = \"1h\" }
+             wait = \"2s\"",
+        );
+        let repeating = ladder.replace(
+            "input_tokens = 800",
+            "repeated = { share = 0.5, questions = 4 }",
+        );
+        let monday = Scenario::parse(&repeating, Path::new("monday.toml")).unwrap();
+        let models: Vec<_> = monday.models().collect();
+        assert_eq!(models, ["claude-sonnet-5-5", "claude-haiku-5"]);
+        assert_eq!(monday.wait, Some(Duration::from_secs(2)));
+        let asked = monday.arrivals(1).into_iter().filter_map(|a| a.question);
+        assert!(asked.clone().count() > 40 && asked.max() == Some(3));
+
+        let silent = refusal(&ladder.replace("static = {", "# static = {"));
+        assert!(silent.contains("or neither"), "{silent}");
+        let empty = refusal(&ladder.replace("\"claude-sonnet-5-5\", \"claude-haiku-5\", ", ""));
+        assert!(empty.contains("at least one model"), "{empty}");
+        let useless = refusal(&ladder.replace("\"cache\", ", ""));
+        assert!(useless.contains("only with"), "{useless}");
+        for (from, to, why) in [
+            ("share = 0.5", "share = 1.5", "0 to 1"),
+            ("share = 0.5", "share = nan", "0 to 1"),
+            ("questions = 4", "questions = 0", "1 or more"),
+        ] {
+            let found = refusal(&repeating.replace(from, to));
+            assert!(found.contains(why), "{found}");
+        }
+        let runs = refusal(&repeating.replace(
+            "kind = \"open\"\n        calls_per_second = 4\n        lasting = \"40s\"",
+            "kind = \"runs\"\n        runs = 4\n        steps = 2\n        start_over = \"1s\"",
+        ));
+        assert!(runs.contains("an open load"), "{runs}");
     }
 
     #[test]

@@ -15,11 +15,13 @@ use super::meter::AttemptRecord;
 use super::scenario::{Ideal, Window};
 
 pub mod call;
+mod degraded;
 mod figure;
 mod limits;
 mod shares;
 
 pub use self::call::{AT_ONCE, CallRecord};
+pub use self::degraded::DegradedBy;
 pub use self::figure::Figure;
 pub use self::shares::ClassScore;
 
@@ -70,8 +72,10 @@ pub struct Score {
     pub succeeded: u64,
     /// `succeeded / calls`.
     pub success_rate: f64,
-    /// Calls answered by a rung below the first.
+    /// Calls whose answer was less than the wanted model's: the sum of `degraded_by`.
     pub degraded: u64,
+    /// The same by what it was: another model's, a stale one of the cache, or the fixed one.
+    pub degraded_by: DegradedBy,
     /// Calls refused by the client itself within [`AT_ONCE`], with a time to come back.
     pub refused: u64,
     /// Requests on the wire.
@@ -84,7 +88,8 @@ pub struct Score {
     pub attempts_during_fault: Option<u64>,
     /// `attempts_during_fault / calls_during_fault`.
     pub attempts_per_call_during_fault: Option<f64>,
-    /// Of the calls made during the fault, the share answered by a rung below the first.
+    /// Of the calls made during the fault, the share whose answer was less than the wanted
+    /// model's.
     pub degraded_rate_during_fault: Option<f64>,
     /// Attempts that the provider answered with 429.
     pub provider_429: u64,
@@ -106,15 +111,19 @@ pub struct Score {
     pub recover_ms: Option<u64>,
     /// From the fault's end to the last answer for a call that was pending at that moment.
     pub waiting_served_ms: Option<u64>,
-    /// Median time to a whole answer.
+    /// From the fault's end to the end of the last answer that was less than the wanted model's; 0 where
+    /// there was none after it.
+    pub degraded_until_ms: Option<u64>,
+    /// Median time to a whole answer that a model wrote for the call. What the cache and the fixed
+    /// answer take, which is nothing, is in no time here.
     pub p50_ms: Option<u64>,
     /// Its 95th percentile.
     pub p95_ms: Option<u64>,
     /// Its 99th percentile.
     pub p99_ms: Option<u64>,
-    /// 99th percentile of the calls answered before the fault.
+    /// 99th percentile of those before the fault.
     pub healthy_p99_ms: Option<u64>,
-    /// 99th percentile of the answered calls that were made between detection and the fault's end.
+    /// 99th percentile of those for calls that were made between detection and the fault's end.
     pub p99_after_open_ms: Option<u64>,
     /// Agent runs started.
     pub runs: Option<u64>,
@@ -145,6 +154,7 @@ impl Score {
     #[must_use]
     pub fn of(seen: &Observed<'_>) -> Self {
         let calls = count(seen.calls, |_| true);
+        let degraded_by = DegradedBy::of(seen.calls);
         let succeeded = count(seen.calls, CallRecord::succeeded);
         let attempts = u64::try_from(seen.attempts.len()).unwrap_or(u64::MAX);
         let detect = seen.fault.and_then(|fault| detected(seen, fault));
@@ -164,7 +174,8 @@ impl Score {
             calls,
             succeeded,
             success_rate: ratio(succeeded, calls).unwrap_or(0.0),
-            degraded: count(seen.calls, CallRecord::degraded),
+            degraded: degraded_by.sum(),
+            degraded_by,
             refused: count(seen.calls, CallRecord::refused),
             attempts,
             attempts_per_call: ratio(attempts, calls).unwrap_or(0.0),
@@ -188,6 +199,7 @@ impl Score {
                 .fault
                 .and_then(|f| waiting_served(seen.calls, f))
                 .map(millis),
+            degraded_until_ms: seen.fault.map(|f| millis(degraded_until(seen.calls, f))),
             p50_ms: percentile(&all, 50),
             p95_ms: percentile(&all, 95),
             p99_ms: percentile(&all, 99),
@@ -217,6 +229,10 @@ impl Score {
             Figure::AttemptsPerCall => Some(self.attempts_per_call),
             Figure::AttemptsPerCallDuringFault => self.attempts_per_call_during_fault,
             Figure::DegradedRateDuringFault => self.degraded_rate_during_fault,
+            Figure::DegradedByModel => Some(float(self.degraded_by.model)),
+            Figure::DegradedByCache => Some(float(self.degraded_by.cache)),
+            Figure::DegradedByStatic => Some(float(self.degraded_by.fixed)),
+            Figure::DegradedUntilMs => self.degraded_until_ms.map(float),
             Figure::Provider429 => Some(float(self.provider_429)),
             Figure::Provider429Per1000Attempts => (self.attempts > 0)
                 .then(|| 1_000.0 * float(self.provider_429) / float(self.attempts)),
@@ -253,28 +269,29 @@ pub(super) fn percentile(sorted: &[Duration], percent: usize) -> Option<u64> {
     sorted.get(rank - 1).copied().map(millis)
 }
 
-/// Times to a whole answer of the calls chosen, sorted.
+/// Times to a whole answer that a model wrote for the call, of the calls chosen, sorted.
 pub(super) fn latencies(
     calls: &[CallRecord],
     chosen: impl Fn(&CallRecord) -> bool,
 ) -> Vec<Duration> {
     let mut took: Vec<_> = calls
         .iter()
-        .filter(|c| c.succeeded() && chosen(c))
+        .filter(|c| c.by_target() && chosen(c))
         .map(CallRecord::took)
         .collect();
     took.sort_unstable();
     took
 }
 
-/// Calls made in a fault, attempts on the faulty target, and calls that a lower rung answered.
+/// Calls made in a fault, attempts on the faulty target, and calls whose answer was less than the wanted
+/// model's.
 fn during(seen: &Observed<'_>, fault: Window) -> (u64, u64, u64) {
     let made = |call: &CallRecord| fault.contains(call.issued);
     let sent = |a: &AttemptRecord| a.model == seen.primary && fault.contains(a.started);
     (
         count(seen.calls, made),
         count(seen.attempts, sent),
-        count(seen.calls, |call| made(call) && call.degraded()),
+        count(seen.calls, |call| made(call) && call.degraded().is_some()),
     )
 }
 
@@ -309,6 +326,12 @@ fn waiting_served(calls: &[CallRecord], fault: Window) -> Option<Duration> {
         .filter(|c| c.succeeded() && fault.contains(c.issued) && c.ended > fault.until)
         .map(|c| c.ended.saturating_sub(fault.until))
         .max()
+}
+
+fn degraded_until(calls: &[CallRecord], fault: Window) -> Duration {
+    let last = calls.iter().filter(|call| call.degraded().is_some());
+    let last = last.map(|call| call.ended).max().unwrap_or_default();
+    last.saturating_sub(fault.until)
 }
 
 fn count<T>(all: &[T], chosen: impl Fn(&T) -> bool) -> u64 {

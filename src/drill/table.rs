@@ -3,16 +3,17 @@
 use std::fmt::Write;
 use std::ops::Range;
 
-use super::score::Score;
+use super::score::{DegradedBy, Score};
 use super::{Report, ScenarioReport};
 
-const HEAD: [&str; 23] = [
+const HEAD: [&str; 24] = [
     "scenario",
     "client",
     "calls",
     "success",
     "runs",
     "degraded",
+    "m/c/s",
     "refused",
     "lost",
     "att/call",
@@ -130,6 +131,7 @@ fn row(scenario: &ScenarioReport, client: &str, score: &Score) -> [String; HEAD.
         percent(score.success_rate),
         runs.map_or_else(dash, |(won, all)| format!("{won}/{all}")),
         score.degraded.to_string(),
+        by_kind(&score.degraded_by).unwrap_or_else(dash),
         score.refused.to_string(),
         score.lost.to_string(),
         format!("{:.2}", score.attempts_per_call),
@@ -198,6 +200,17 @@ fn verdict(report: &Report) -> String {
 
 fn dash() -> String {
     "-".to_owned()
+}
+
+/// Answers of another model, of the cache and of the fixed text; none where there was neither of the
+/// latter, so that the sum says it all.
+pub(super) fn by_kind(degraded: &DegradedBy) -> Option<String> {
+    let DegradedBy {
+        model,
+        cache,
+        fixed,
+    } = degraded;
+    (cache + fixed > 0).then(|| format!("{model}/{cache}/{fixed}"))
 }
 
 pub(super) fn two_digits(value: f64) -> String {

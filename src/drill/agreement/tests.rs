@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::super::client::{By, Ended};
 use super::super::published::{CallLine, Metrics};
 use super::*;
 use crate::sim::stats::{ModelStats, WholeStats};
@@ -30,6 +31,7 @@ fn line(attempts: u64, verdict: &str, used: Used) -> CallLine {
     CallLine {
         attempts,
         verdict: verdict.to_owned(),
+        degraded: String::new(),
         used,
         estimated: verdict != "ok" && used != Used::default(),
     }
@@ -50,6 +52,7 @@ fn model(attempts: u64, answers: &[(&str, &str, u64)]) -> ModelStats {
 /// Three calls: one answered after a 529 and a reset, one broken off inside its stream, one refused
 /// before any attempt.
 struct Drill {
+    calls: Vec<CallRecord>,
     attempts: Vec<AttemptRecord>,
     ladder: Vec<String>,
     stats: Stats,
@@ -88,11 +91,13 @@ impl Drill {
             ]
             .into(),
             stated: [(SMALL.to_owned(), used(90, 40))].into(),
+            degraded: BTreeMap::new(),
             lower_bound: [(BIG.to_owned(), used(100, 3))].into(),
             retries_count: 3,
             retries_sum: 2,
         };
         Self {
+            calls: Vec::new(),
             attempts: vec![
                 attempt(BIG, Some(529), AttemptEnd::Whole),
                 attempt(BIG, None, AttemptEnd::Broken),
@@ -119,6 +124,7 @@ impl Drill {
 
     fn check(&self) -> Result<u64, Difference> {
         check(&Evidence {
+            calls: &self.calls,
             attempts: &self.attempts,
             ladder: &self.ladder,
             stats: &self.stats,
@@ -223,6 +229,7 @@ fn a_client_that_left_early_leaves_open_what_the_provider_did() {
     let left = [attempt(BIG, None, AttemptEnd::Departed)];
     let agrees = |attempts: &[AttemptRecord], stats: &Stats| {
         let evidence = Evidence {
+            calls: &[],
             attempts,
             ladder: &[],
             stats,
@@ -247,4 +254,48 @@ fn a_client_that_left_early_leaves_open_what_the_provider_did() {
         &arrived(&[("200", "reset_after_headers", 1)])
     ));
     assert!(!agrees(&broken, &arrived(&[("200", "none", 1)])));
+}
+
+#[test]
+fn an_answer_whose_mark_nobody_saw_is_a_difference() {
+    let ended = |end| CallRecord {
+        id: 0,
+        issued: Duration::ZERO,
+        ended: Duration::ZERO,
+        end,
+        class: None,
+        tenant: None,
+    };
+    let by = |by| ended(Ended::Answered { by });
+    let marked = by(By::Less(Degraded::Static));
+    let mut drill = Drill::new();
+    drill.published.metrics.calls.insert("static".to_owned(), 1);
+    drill
+        .published
+        .metrics
+        .degraded
+        .insert("static".to_owned(), 1);
+    drill.published.metrics.retries_count += 1;
+    drill.published.asked = Some(4);
+    drill.published.lines.push(CallLine {
+        degraded: "static".to_owned(),
+        ..line(0, "static", Used::default())
+    });
+    drill.calls = vec![by(By::Wanted), marked];
+    drill.check().unwrap();
+    // Who left has seen no answer at all.
+    drill.calls = vec![by(By::Wanted), ended(Ended::Failed { why: "deadline" })];
+    drill.check().unwrap();
+    for wrong in [
+        vec![by(By::Wanted), by(By::Wanted)],
+        vec![by(By::Wanted), by(By::Less(Degraded::Cache))],
+        vec![marked, marked],
+    ] {
+        drill.calls = wrong;
+        let difference = drill.check().unwrap_err();
+        assert!(difference.what.contains("less by"), "{difference}");
+    }
+    drill.calls = vec![marked];
+    drill.published.lines[3].degraded.clear();
+    assert_eq!(drill.check().unwrap_err().other, (LOG, 0));
 }

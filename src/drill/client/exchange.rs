@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::Ended;
+use super::{By, Ended};
 use crate::transport::{Request, Transport};
 
 /// The official SDKs' timeout for one attempt.
@@ -71,7 +71,7 @@ async fn send(transport: &dyn Transport, request: Request, stream: bool) -> Exch
 
 fn judge_message(body: &Bytes) -> Ended {
     match serde_json::from_slice::<Kind<'_>>(body) {
-        Ok(Kind { kind: "message" }) => Ended::Answered { rung: 0 },
+        Ok(Kind { kind: "message" }) => Ended::Answered { by: By::Wanted },
         _ => Ended::Failed { why: "malformed" },
     }
 }
@@ -84,7 +84,7 @@ fn judge_stream(body: &Bytes) -> Ended {
         .filter_map(|line| line.strip_prefix("event:"))
         .map(str::trim);
     match events.find(|event| matches!(*event, "error" | "message_stop")) {
-        Some("message_stop") => Ended::Answered { rung: 0 },
+        Some("message_stop") => Ended::Answered { by: By::Wanted },
         Some(_) => Ended::Failed {
             why: "stream_error",
         },
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn a_body_that_is_no_message_is_malformed() {
         let whole = Bytes::from_static(br#"{"id":"msg_1","type":"message","content":[]}"#);
-        assert_eq!(judge_message(&whole), Ended::Answered { rung: 0 });
+        assert_eq!(judge_message(&whole), Ended::Answered { by: By::Wanted });
         let cut = whole.slice(..20);
         assert_eq!(judge_message(&cut), Ended::Failed { why: "malformed" });
         let html = Bytes::from_static(b"<html>");
@@ -113,7 +113,7 @@ mod tests {
         let error = "event: error\ndata: {}\n\n";
         assert_eq!(judge_stream(&Bytes::from(start)), Ended::HalfAnswered);
         let whole = Bytes::from(format!("{start}{stop}"));
-        assert_eq!(judge_stream(&whole), Ended::Answered { rung: 0 });
+        assert_eq!(judge_stream(&whole), Ended::Answered { by: By::Wanted });
         let failed = Bytes::from(format!("{start}{error}"));
         assert_eq!(
             judge_stream(&failed),

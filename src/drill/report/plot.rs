@@ -193,12 +193,16 @@ fn outcomes(client: &ClientReport, axis: Axis) -> Vec<Line> {
             matches!(e, Ended::Failed { .. } | Ended::HalfAnswered)
         }),
         rate("refused", ORANGE, |e| matches!(e, Ended::Refused { .. })),
-        rate("answered by a lower rung", BLUE, |e| {
-            matches!(e, Ended::Answered { rung: 1.. })
-        }),
-        rate("answered", GREEN, |e| {
-            matches!(e, Ended::Answered { rung: 0 })
-        }),
+        rate(
+            "answered by less",
+            BLUE,
+            |e| matches!(e, Ended::Answered { by } if by.degraded().is_some()),
+        ),
+        rate(
+            "answered",
+            GREEN,
+            |e| matches!(e, Ended::Answered { by } if by.degraded().is_none()),
+        ),
     ]
 }
 
@@ -229,7 +233,7 @@ fn attempts(client: &ClientReport, axis: Axis) -> Vec<Line> {
 
 fn latency(client: &ClientReport, axis: Axis) -> Vec<Line> {
     let mut buckets = vec![Vec::new(); buckets(axis)];
-    for call in client.calls.iter().filter(|call| call.succeeded()) {
+    for call in client.calls.iter().filter(|call| call.by_target()) {
         if let Some(bucket) = buckets.get_mut(index(axis, call.ended)) {
             bucket.push(CallRecord::took(call));
         }

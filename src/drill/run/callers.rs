@@ -45,7 +45,7 @@ impl Callers {
         Arc::new(Self {
             client,
             scenario: scenario.clone(),
-            ladder: scenario.ladder.clone().into(),
+            ladder: scenario.models().cloned().collect(),
             start,
             seen: Mutex::new(Seen {
                 calls: Vec::new(),
@@ -100,6 +100,7 @@ impl Callers {
         let deadline = class.map_or(self.scenario.deadline, |class| class.deadline);
         let plan = CallPlan {
             id,
+            question: arrival.question,
             ladder: Arc::clone(&self.ladder),
             input_tokens: shape.input_tokens,
             max_tokens: shape.max_tokens,

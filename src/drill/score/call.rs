@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::client::ask::Degraded;
 use crate::drill::client::Ended;
 use crate::drill::load::Tenant;
 
@@ -32,10 +33,19 @@ impl CallRecord {
         matches!(self.end, Ended::Answered { .. })
     }
 
-    /// Whether a rung below the first gave the answer.
+    /// Whether a model wrote the answer for this call.
     #[must_use]
-    pub const fn degraded(&self) -> bool {
-        matches!(self.end, Ended::Answered { rung: 1.. })
+    pub const fn by_target(&self) -> bool {
+        matches!(self.end, Ended::Answered { by } if by.is_target())
+    }
+
+    /// In which way the answer is less than the wanted model's, if it is.
+    #[must_use]
+    pub const fn degraded(&self) -> Option<Degraded> {
+        match self.end {
+            Ended::Answered { by } => by.degraded(),
+            _ => None,
+        }
     }
 
     /// Whether the client refused it and said when to come back.

@@ -17,6 +17,14 @@ pub enum Figure {
     AttemptsPerCallDuringFault,
     /// [`Score::degraded_rate_during_fault`](super::Score::degraded_rate_during_fault).
     DegradedRateDuringFault,
+    /// Of [`Score::degraded_by`](super::Score::degraded_by), those of another model.
+    DegradedByModel,
+    /// Of [`Score::degraded_by`](super::Score::degraded_by), those of the cache.
+    DegradedByCache,
+    /// Of [`Score::degraded_by`](super::Score::degraded_by), the fixed ones.
+    DegradedByStatic,
+    /// [`Score::degraded_until_ms`](super::Score::degraded_until_ms).
+    DegradedUntilMs,
     /// [`Score::provider_429`](super::Score::provider_429).
     #[serde(rename = "provider_429")]
     Provider429,
@@ -69,6 +77,10 @@ impl Figure {
             Self::AttemptsPerCall => "attempts_per_call",
             Self::AttemptsPerCallDuringFault => "attempts_per_call_during_fault",
             Self::DegradedRateDuringFault => "degraded_rate_during_fault",
+            Self::DegradedByModel => "degraded_by_model",
+            Self::DegradedByCache => "degraded_by_cache",
+            Self::DegradedByStatic => "degraded_by_static",
+            Self::DegradedUntilMs => "degraded_until_ms",
             Self::Provider429 => "provider_429",
             Self::Provider429Per1000Attempts => "provider_429_per_1000_attempts",
             Self::Provider429First10s => "provider_429_first_10s",

@@ -1,8 +1,9 @@
-use super::super::client::Ended;
+use super::super::client::{By, Ended};
 use super::super::load::{Class, Tenant};
 use super::super::meter::AttemptEnd;
 use super::super::scenario::Scenario;
 use super::*;
+use crate::client::ask::Degraded;
 use crate::profile::Profile;
 
 const FAULT: Window = Window {
@@ -26,7 +27,11 @@ fn call(issued: u64, ended: u64, end: Ended) -> CallRecord {
 }
 
 fn answered(issued: u64, ended: u64) -> CallRecord {
-    call(issued, ended, Ended::Answered { rung: 0 })
+    call(issued, ended, Ended::Answered { by: By::Wanted })
+}
+
+const fn less(kind: Degraded) -> Ended {
+    Ended::Answered { by: By::Less(kind) }
 }
 
 fn attempt(started: u64, ended: u64, model: &str, status: u16) -> AttemptRecord {
@@ -61,7 +66,7 @@ fn an_outage_is_scored_from_the_two_logs() {
         answered(1_000, 2_000),
         answered(2_000, 4_000),
         call(10_100, 10_200, failed),
-        call(11_000, 11_900, Ended::Answered { rung: 1 }),
+        call(11_000, 11_900, less(Degraded::Model)),
         answered(12_000, 21_500),
         answered(19_000, 23_000),
         answered(21_000, 22_000),
@@ -92,6 +97,42 @@ fn an_outage_is_scored_from_the_two_logs() {
     assert_eq!((score.p50_ms, score.p99_ms), (Some(1_000), Some(9_500)));
     assert_eq!(score.figure(Figure::P99AfterOpenOverHealthy), Some(4.75));
     assert_eq!(score.figure(Figure::FailedOtherwise), Some(1.0));
+}
+
+#[test]
+fn answers_that_are_less_are_told_apart_and_only_models_take_time() {
+    let fresh = Ended::Answered { by: By::FreshCache };
+    let calls = [
+        answered(1_000, 2_000),
+        call(11_000, 11_400, less(Degraded::Model)),
+        call(12_000, 12_001, less(Degraded::Cache)),
+        call(12_500, 12_501, less(Degraded::Static)),
+        call(13_000, 13_001, less(Degraded::Static)),
+        call(14_000, 14_001, fresh),
+        call(21_000, 21_600, less(Degraded::Model)),
+        call(22_000, 22_100, Ended::Failed { why: "unmarked" }),
+    ];
+    // The pause after it is the detection.
+    let attempts = [attempt(10_000, 10_100, "big", 529)];
+    let found = score(&calls, &attempts);
+    let by = found.degraded_by;
+    assert_eq!((by.model, by.cache, by.fixed), (2, 1, 2));
+    assert_eq!((found.degraded, found.succeeded, found.lost), (5, 7, 1));
+    assert_eq!(found.degraded_rate_during_fault, Some(0.8));
+    assert_eq!(found.degraded_until_ms, Some(1_600));
+    assert_eq!((found.p50_ms, found.p99_ms), (Some(600), Some(1_000)));
+    assert_eq!(
+        (found.detect_ms, found.p99_after_open_ms),
+        (Some(0), Some(400))
+    );
+    let json = serde_json::to_value(&found).unwrap();
+    assert_eq!(json["degraded"], 5);
+    assert_eq!(
+        json["degraded_by"],
+        serde_json::json!({ "model": 2, "cache": 1, "static": 2 })
+    );
+    let none = score(&calls[..1], &[]);
+    assert_eq!(none.degraded_until_ms, Some(0));
 }
 
 #[test]
@@ -211,7 +252,7 @@ fn of_call(id: u64, started: u64, status: u16) -> AttemptRecord {
 #[test]
 fn a_mix_is_scored_by_class_and_by_tenant() {
     let (ok, late) = (
-        Ended::Answered { rung: 0 },
+        Ended::Answered { by: By::Wanted },
         Ended::Failed { why: "deadline" },
     );
     let told = Ended::Refused {
@@ -277,7 +318,7 @@ fn a_mix_is_scored_by_class_and_by_tenant() {
 
 #[test]
 fn nobody_waited_less_where_nobody_waited() {
-    let ok = Ended::Answered { rung: 0 };
+    let ok = Ended::Answered { by: By::Wanted };
     let calls = mixed(&[
         (0, Tenant::Equal(0), 0, 900, ok),
         (1, Tenant::Equal(0), 0, 900, ok),

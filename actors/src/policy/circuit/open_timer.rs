@@ -12,7 +12,7 @@ use super::CircuitSettings;
 
 #[derive(Debug, Clone)]
 pub(super) struct OpenTimer {
-    /// Interval by failed probes, before the cap by demand.
+    /// Interval by failed probes and the caps that held for them, before the cap by demand.
     interval: Duration,
     /// Share of the interval that the jitter leaves.
     kept: f64,
@@ -41,22 +41,27 @@ impl OpenTimer {
 
     pub(super) fn grow(&mut self, settings: &CircuitSettings) {
         let longest = settings.open_cap_idle.max(settings.open_cap_waiting);
+        // From the interval that was kept: the many probes of those who wait must not count as if each
+        // had been waited for in full, or the target is forgotten for a minute once they are served.
         self.interval = self
             .interval
-            .min(longest)
+            .min(self.cap(settings))
             .mul_f64(settings.open_growth)
             .min(longest);
     }
 
     pub(super) fn until(&self, since: Instant, settings: &CircuitSettings) -> Instant {
-        let pressed = self.pressed;
-        let cap = if pressed {
+        let interval = self.interval.min(self.cap(settings));
+        let due = later(since, interval.mul_f64(self.kept));
+        self.hinted.map_or(due, |hinted| hinted.max(due))
+    }
+
+    const fn cap(&self, settings: &CircuitSettings) -> Duration {
+        if self.pressed {
             settings.open_cap_waiting
         } else {
             settings.open_cap_idle
-        };
-        let due = later(since, self.interval.min(cap).mul_f64(self.kept));
-        self.hinted.map_or(due, |hinted| hinted.max(due))
+        }
     }
 }
 

@@ -434,6 +434,25 @@ fn calls_that_start_to_wait_cut_the_interval_short_and_leaving_does_not_stretch_
 }
 
 #[test]
+fn probes_of_those_who_waited_do_not_count_as_long_ones_once_others_serve() {
+    let mut bench = Bench::new(steady(1.5));
+    bench.circuit.demand(bench.now, 5, false);
+    bench.fail(5);
+    for _ in 0..20 {
+        bench.wait_for_event();
+        bench.fail(1);
+    }
+    assert_eq!(bench.open_for(), seconds(3));
+    bench.circuit.demand(bench.now, 0, true);
+    for expected in [6.75, 10.125, 15.1875] {
+        bench.wait_for_event();
+        bench.fail(1);
+        let seen = bench.open_for().as_secs_f64();
+        assert!((seen - expected).abs() < 1e-6, "{seen} of {expected}");
+    }
+}
+
+#[test]
 fn three_calls_are_left_to_another_target_for_each_that_probes() {
     let mut bench = Bench::new(steady(1.5));
     assert!(!bench.circuit.spares(bench.now, true));

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::{PRIMARY, SMALLER, at_least, at_most, bursts_of_a_second, scenario, secs};
-use crate::drill::load::Load;
+use crate::drill::load::{Load, Repeated};
+use crate::drill::scenario::rungs::{CACHE, CacheTerms, STATIC, StaticAnswer};
 use crate::drill::scenario::{Scenario, Window};
 use crate::drill::score::Figure;
+use crate::profile::Profile;
 use crate::sim::{Fault, FaultKind, QuotaSettings};
 
 pub(super) fn outage() -> Scenario {
@@ -52,6 +54,52 @@ pub(super) fn outage_primary() -> Scenario {
         bars,
         ..outage()
     }
+}
+
+pub(super) fn outage_ladder() -> Scenario {
+    let smaller_too = Window {
+        from: secs(80),
+        until: secs(100),
+    };
+    let mut ladder = Scenario {
+        name: "outage-ladder".to_owned(),
+        about: "The same outage, for callers who do not wait: 10 s in all. Behind the wanted model stand a \
+                smaller one, which is down too from 80 s to 100 s, the cache and a fixed answer. A quarter of \
+                the calls asks one of 20 questions again and again."
+            .to_owned(),
+        ladder: [PRIMARY, SMALLER, CACHE, STATIC].map(str::to_owned).into(),
+        cache: Some(CacheTerms {
+            ttl: secs(10),
+            stale_if_error: secs(3_600),
+        }),
+        fixed: Some(StaticAnswer {
+            text: "The assistant is away; it is back in {retry_after}.".to_owned(),
+        }),
+        profile: Profile::Interactive,
+        deadline: secs(10),
+        wait: Some(secs(1)),
+        bars: vec![
+            at_most(Figure::InFlightAtEnd, 0.0),
+            at_least(Figure::SuccessRate, 1.0),
+            at_least(Figure::DegradedByModel, 1.0),
+            at_least(Figure::DegradedByCache, 1.0),
+            at_least(Figure::DegradedByStatic, 1.0),
+            at_most(Figure::RecoverMs, 30_000.0),
+            at_most(Figure::DegradedUntilMs, 30_000.0),
+        ],
+        ..outage()
+    };
+    ladder.request.repeated = Some(Repeated {
+        share: 0.25,
+        questions: 20,
+    });
+    let overloaded = Fault::new(FaultKind::Overloaded);
+    ladder.provider.faults.push(
+        overloaded
+            .between(smaller_too.from, smaller_too.until)
+            .on_model(SMALLER),
+    );
+    ladder
 }
 
 pub(super) fn flaky() -> Scenario {
