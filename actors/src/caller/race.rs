@@ -106,8 +106,10 @@ impl<T, E> Second<'_, T, E> {
         }
     }
 
+    /// Whether it is on its way. One that only asks for the right to be made is not: what the first
+    /// said, such as when to come again, holds for it too.
     const fn is_running(&self) -> bool {
-        matches!(self, Self::Asking(_) | Self::Running(..))
+        matches!(self, Self::Running(..))
     }
 
     /// Ends it, as one that another has outrun.
@@ -168,7 +170,7 @@ impl<E: Send> Walk<E> {
                     ended if second.is_running() => failed = Some(ended),
                     ended => return Ok(ended),
                 },
-                news = second.next() => match self.second(operation, &mut second, news, turn)? {
+                news = second.next() => match self.second(operation, &mut second, (news, &arm), turn)? {
                     Some(answer) => {
                         arm.hold.outrun();
                         return Ok((Ok(answer), Verdict::OK));
@@ -187,6 +189,9 @@ impl<E: Send> Walk<E> {
                     if now >= until {
                         arm.timed_out();
                         second.timed_out();
+                        if let Some((Err(Some(error)), verdict)) = failed {
+                            self.last = Some((error, verdict));
+                        }
                         return Err(self.out_of_time(target));
                     }
                     if slow_at.take_if(|at| *at <= now).is_some() {
@@ -205,7 +210,7 @@ impl<E: Send> Walk<E> {
         &mut self,
         operation: &'o O,
         second: &mut Second<'o, O::Answer, E>,
-        news: News<O::Answer, E>,
+        (news, first): (News<O::Answer, E>, &Arm),
         turn: &Turn,
     ) -> Result<Option<O::Answer>, Left>
     where
@@ -215,6 +220,7 @@ impl<E: Send> Walk<E> {
         match (news, before) {
             (News::Admitted(Some(Admitted { rung, permit, cost })), _) => {
                 let hedge = self.call.hedge.as_ref();
+                let hedge = hedge.filter(|_| !first.hold.has_content());
                 if hedge.is_some_and(|hedge| hedge.budget.lock().try_spend(cost)) {
                     let target = permit.target().clone();
                     self.announce_hedge(rung, &target);

@@ -29,6 +29,8 @@ struct Played {
     stand_in: Option<&'static str>,
     asked: Arc<Mutex<Vec<Asked>>>,
     later: Option<Target>,
+    place_takes: Duration,
+    content_after: Option<Duration>,
     probes: Option<Arc<AtomicU32>>,
     probe_says: Verdict,
 }
@@ -42,6 +44,8 @@ impl Played {
             stand_in: None,
             asked: Arc::default(),
             later: None,
+            place_takes: Duration::ZERO,
+            content_after: None,
             probes: None,
             probe_says: Verdict::OK,
         }
@@ -55,7 +59,12 @@ impl Operation for Played {
     async fn attempt(&self, attempt: Attempt) -> Outcome<&'static str, &'static str> {
         attempt.mark_sent();
         let (takes, ends) = (self.script)(&attempt);
-        sleep(takes).await;
+        let content_after = self.content_after.unwrap_or(takes).min(takes);
+        sleep(content_after).await;
+        if self.content_after.is_some() {
+            attempt.mark_content();
+        }
+        sleep(takes.saturating_sub(content_after)).await;
         match ends {
             Ok(answer) => Outcome::ok(answer),
             Err(verdict) => Outcome::failed(verdict.label, verdict),
@@ -63,6 +72,7 @@ impl Operation for Played {
     }
 
     async fn place(&self, _: usize) -> Result<(Target, Cost), Cause> {
+        sleep(self.place_takes).await;
         let target = self.later.clone().ok_or(Cause::NotFound)?;
         Ok((target, Cost::ZERO))
     }
@@ -369,6 +379,55 @@ async fn when_one_of_two_fails_the_other_goes_on_and_when_both_do_the_first_is_t
             (result, _) => panic!("{first:?} {second:?}: {result:?}"),
         }
         assert_eq!(finished.report.attempts, 2);
+        assert_eq!(system.snapshot().pool.in_flight, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_first_said_is_told_where_the_second_says_nothing_in_time() {
+    let system = system().await;
+    let a = target(&system, "a").await;
+    let call = hedged(call_to(&[&a], MINUTE), HedgeOn::Same, 1);
+    let played = Played::new(|attempt| match attempt.number {
+        1 => (Duration::from_secs(5), Err(OVERLOADED)),
+        _ => (2 * MINUTE, Ok("late")),
+    });
+    let finished = system.run(call, played).await;
+    match finished.result {
+        Err(CallError::Failed { error, .. }) => assert_eq!(error, OVERLOADED.label),
+        result => panic!("{result:?}"),
+    }
+    assert_eq!(system.snapshot().pool.in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_attempt_that_is_not_yet_made_is_given_up_once_the_first_fails_or_has_content() {
+    let system = system().await;
+    let (a, b) = (target(&system, "a").await, target(&system, "b").await);
+    for (content, first) in [(false, Err(BUSY)), (true, Ok("slow"))] {
+        let mut call = hedged(call_to(&[&a, &b], MINUTE), HedgeOn::Next, 1);
+        call.rungs[1].place = Place::Later("b".into());
+        let ends = Played::new(move |attempt| {
+            let (first_takes, again) = (
+                Duration::from_secs(if content { 9 } else { 3 }),
+                Ok("again"),
+            );
+            match (attempt.rung, attempt.number) {
+                (0, 1) => (first_takes, first),
+                (0, _) => (Duration::ZERO, again),
+                _ => (Duration::ZERO, Ok("beside")),
+            }
+        });
+        let ends = Played {
+            later: Some(b.clone()),
+            place_takes: Duration::from_secs(5),
+            content_after: content.then_some(Duration::from_secs(4)),
+            ..ends
+        };
+        let finished = system.run(call, ends).await;
+        let expected = first.unwrap_or("again");
+        assert_eq!(finished.result.unwrap(), expected);
+        assert!(!finished.report.hedged);
         assert_eq!(system.snapshot().pool.in_flight, 0);
     }
 }
