@@ -1,25 +1,29 @@
 //! Connections to providers: over TLS or not, HTTP/1.1 or HTTP/2 as negotiated, without a proxy.
 
 use std::error::Error;
-use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use std::{fmt, io};
 
-use ::http::Uri;
+use ::http::{Extensions, Uri};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{
+    Connected, Connection, HttpConnector, capture_connection,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tower::{Service, ServiceExt};
 
 use super::{Broken, Request, TransportError};
@@ -102,15 +106,94 @@ impl Connections {
         request: Request,
         by: Use,
     ) -> Result<::http::Response<Incoming>, hyper_util::client::legacy::Error> {
-        let mut exchange = ::http::Request::new(Full::new(request.body));
-        *exchange.method_mut() = request.method;
-        *exchange.uri_mut() = request.uri;
-        *exchange.headers_mut() = request.headers;
         let client = match by {
             Use::Pooled => &self.pooled,
             Use::Fresh => &self.fresh,
         };
-        client.request(exchange).await
+        client.request(written(request)).await
+    }
+
+    /// The same on a pooled connection, and when the one that was used was made. The exchange itself
+    /// can't tell: it may begin to make one and then take another that has come back.
+    pub(super) async fn exchange_dated(
+        &self,
+        request: Request,
+    ) -> (
+        Result<::http::Response<Incoming>, hyper_util::client::legacy::Error>,
+        Option<Instant>,
+    ) {
+        let mut exchange = written(request);
+        let used = capture_connection(&mut exchange);
+        let outcome = self.pooled.request(exchange).await;
+        let mut extras = Extensions::new();
+        if let Some(used) = &*used.connection_metadata() {
+            used.get_extras(&mut extras);
+        }
+        (outcome, extras.get().map(|Made(at)| *at))
+    }
+}
+
+fn written(request: Request) -> ::http::Request<Full<Bytes>> {
+    let mut exchange = ::http::Request::new(Full::new(request.body));
+    *exchange.method_mut() = request.method;
+    *exchange.uri_mut() = request.uri;
+    *exchange.headers_mut() = request.headers;
+    exchange
+}
+
+/// When a connection was made.
+#[derive(Debug, Clone, Copy)]
+struct Made(Instant);
+
+/// A connection that says when it was made.
+struct Dated {
+    stream: MaybeHttpsStream<TokioIo<TcpStream>>,
+    made: Made,
+}
+
+impl Connection for Dated {
+    fn connected(&self) -> Connected {
+        self.stream.connected().extra(self.made)
+    }
+}
+
+impl Read for Dated {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl Write for Dated {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
     }
 }
 
@@ -156,7 +239,7 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = Dated;
     type Error = Box<dyn Error + Send + Sync>;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -168,6 +251,11 @@ impl Service<Uri> for Connector {
         let connecting = self.0.https.clone().oneshot(address);
         // TLS included, which the inner connector's own timeout does not cover.
         let connecting = timeout(self.0.timeout, connecting);
-        async move { connecting.await?.map(mark_fresh) }.boxed()
+        async move {
+            let stream = connecting.await??;
+            let made = Made(Instant::now());
+            Ok(Dated { stream, made })
+        }
+        .boxed()
     }
 }

@@ -115,18 +115,28 @@ impl HttpTransport {
             return proxied.exchange(request, by).boxed().await;
         }
         let answer = self.direct.exchange(request, by).await;
-        answer.map(Answer::Direct).map_err(|error| Failed {
-            kind: broken(error.is_connect(), !timed_out(&error)),
-            was_unanswered: !error.is_connect() && closed_unanswered(&error),
-            error: error.into(),
-        })
+        answer.map(Answer::Direct).map_err(Failed::direct)
+    }
+
+    /// Sends once, and says whether that was on a connection that had been made before.
+    async fn on_a_pooled(
+        &self,
+        began: Instant,
+        request: Request,
+    ) -> (Result<Answer, Failed>, bool) {
+        if self.proxies.intercept(&request.uri).is_some() {
+            let (outcome, fresh) = watched(self.exchange(request, Use::Pooled)).await;
+            return (outcome, !fresh);
+        }
+        let (outcome, made) = self.direct.exchange_dated(request).await;
+        let answer = outcome.map(Answer::Direct).map_err(Failed::direct);
+        (answer, made.is_some_and(|made| made < began))
     }
 
     /// Sends on connections that may have been closed while nothing was sent.
     async fn after_a_rest(&self, began: Instant, request: Request) -> Result<Answer, Failed> {
-        let first = self.exchange(request.clone(), Use::Pooled);
-        match watched(first).await {
-            (Err(failed), false) if failed.was_unanswered && began.elapsed() < STALE_WITHIN => {
+        match self.on_a_pooled(began, request.clone()).await {
+            (Err(failed), true) if failed.was_unanswered && began.elapsed() < STALE_WITHIN => {
                 tracing::debug!(
                     error = &*failed.error as &dyn Error,
                     "a pooled connection was stale; sending once more on a fresh one"
@@ -182,6 +192,14 @@ struct Failed {
 }
 
 impl Failed {
+    fn direct(error: hyper_util::client::legacy::Error) -> Self {
+        Self {
+            kind: broken(error.is_connect(), !timed_out(&error)),
+            was_unanswered: !error.is_connect() && closed_unanswered(&error),
+            error: error.into(),
+        }
+    }
+
     /// Nothing was sent.
     fn here(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
