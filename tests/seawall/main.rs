@@ -29,6 +29,8 @@ mod gateway_recordings;
 #[cfg(test)]
 mod jitter;
 #[cfg(test)]
+mod ladder_table;
+#[cfg(test)]
 mod leaving;
 #[cfg(test)]
 mod metastability;

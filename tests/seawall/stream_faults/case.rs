@@ -122,11 +122,21 @@ pub(crate) async fn client(tap: &Tap, config: &str) -> Seawall {
 
 /// A client of the library on any way.
 pub(crate) async fn client_over(way: impl Transport, config: &str, seed: u64) -> Seawall {
+    client_in(Environment::from_fn(|_| None), way, config, seed).await
+}
+
+/// The same in an environment, such as one with keys.
+pub(crate) async fn client_in(
+    environment: Environment<'_>,
+    way: impl Transport,
+    config: &str,
+    seed: u64,
+) -> Seawall {
     let config = Config::parse(
         config,
         Path::new("seawall.toml"),
         &Overrides::default(),
-        &Environment::from_fn(|_| None),
+        &environment,
     );
     let started = Seawall::builder()
         .config(config.unwrap())
