@@ -189,8 +189,19 @@ impl Connection {
 
     /// Reads the rest of a stream, which must have ended well.
     async fn rest_of_stream(&mut self) -> Outcome<()> {
-        while !self.buffer.ends_with(b"\r\n0\r\n\r\n") {
-            self.more().await?;
+        let head = upstream::find(&self.buffer, b"\r\n\r\n").ok_or("no head")? + 4;
+        match upstream::content_length(self.buffer.get(..head).unwrap_or_default()) {
+            // One that was kept is there as a whole.
+            Some(length) => {
+                while self.buffer.len() < head.saturating_add(length) {
+                    self.more().await?;
+                }
+            }
+            None => {
+                while !self.buffer.ends_with(b"\r\n0\r\n\r\n") {
+                    self.more().await?;
+                }
+            }
         }
         let end = self.buffer.len().saturating_sub(120);
         match upstream::find(self.buffer.get(end..).unwrap_or_default(), b"message_stop") {
