@@ -44,7 +44,7 @@ pub(crate) struct Seen {
 }
 
 /// What all prompts end in, where they are not to differ; and the next number, where they are.
-const SAME: &[u8] = b"000000000000";
+const SAME: &[u8] = b"999999999999";
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// Clients of one server.
