@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::process::Gateway;
 use crate::stream_faults::reading::{self, End};
 
-/// Two models, then what is at hand. One attempt each, so that a fault takes no backoff.
+/// Two models, then what is at hand. A call has two attempts, of which one is kept for the second.
 const LADDER: &str = r#"
 [targets.sonnet]
 model = "claude-sonnet-5-5"
@@ -20,7 +20,7 @@ model = "claude-sonnet-5-5"
 model = "claude-haiku-5-5"
 [routes.default]
 ladder = ["sonnet", { rung = "haiku", on = ["overloaded", "attempts_spent", "breaker_open"] }, "cache", "static"]
-retry = { attempts = 1 }
+retry = { attempts = 2, base = "1ms" }
 wait = "1ms"
 static = { text = "The assistant is away; it is back in {retry_after}." }
 "#;
@@ -54,7 +54,8 @@ impl Got {
         assert_eq!(message["stop_reason"], "end_turn");
         let blocks = message["content"].as_array().unwrap().iter();
         let text = blocks.map(|block| block["text"].as_str().unwrap());
-        (message["model"].as_str().unwrap().to_owned(), text.collect())
+        let model = message["model"].as_str().unwrap_or_default();
+        (model.to_owned(), text.collect())
     }
 }
 

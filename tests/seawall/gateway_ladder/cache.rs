@@ -105,7 +105,10 @@ async fn a_kept_answer_is_for_who_asked_alone() {
     let gateway = Gateway::start(address, FIRST);
     let body = asking("Who sees it?", false);
     assert_eq!(send(ask(&gateway, &body)).await.status, 200);
-    assert_eq!(send(ask(&gateway, &body)).await.header("x-seawall-rung"), "cache");
+    assert_eq!(
+        send(ask(&gateway, &body)).await.header("x-seawall-rung"),
+        "cache"
+    );
     assert_eq!(sim.stats().attempts, 1);
     let strangers = [
         ask(&gateway, &body).header("x-seawall-tenant", "another"),
@@ -142,7 +145,8 @@ async fn a_caller_says_whether_the_cache_has_a_part_in_its_call() {
         assert_eq!(got.header("x-seawall-rung"), "up");
         assert_eq!(sim.stats().attempts, attempts);
     }
-    sim.set_faults(vec![Fault::new(FaultKind::Overloaded)]).unwrap();
+    sim.set_faults(vec![Fault::new(FaultKind::Overloaded)])
+        .unwrap();
     let got = asked("What is kept?", "no-cache").await;
     assert_eq!(got.header("x-seawall-rung"), "cache");
     let got = asked("What is kept?", "no-store").await;
@@ -154,7 +158,10 @@ async fn what_the_cache_does_is_shown() {
     let (address, _sim) = sim(instant(Vec::new())).await;
     let gateway = Gateway::start(address, FIRST);
     for _ in 0..3 {
-        assert_eq!(send(ask(&gateway, &asking("Once?", false))).await.status, 200);
+        assert_eq!(
+            send(ask(&gateway, &asking("Once?", false))).await.status,
+            200
+        );
     }
     let status = gateway.status().await;
     let cache = &status["cache"];
@@ -169,7 +176,10 @@ async fn what_the_cache_does_is_shown() {
         "seawall_cache_lookups{found=\"fresh\"} 2",
         "seawall_cache_lookups{found=\"nothing\"} 1",
     ] {
-        assert!(metrics.lines().any(|shown| shown == line), "{line}: {metrics}");
+        assert!(
+            metrics.lines().any(|shown| shown == line),
+            "{line}: {metrics}"
+        );
     }
     let plain = Gateway::start(address, "");
     assert_eq!(plain.status().await["cache"], Value::Null);
@@ -182,16 +192,28 @@ async fn a_file_that_is_no_cache_ends_the_start_and_is_left_as_it_was() {
     std::fs::write(folder.file(), &junk).unwrap();
     let config = folder.0.join("seawall.toml");
     std::fs::write(&config, on_disk(&folder.file(), LAST)).unwrap();
-    let process = tokio::process::Command::new(env!("CARGO_BIN_EXE_seawall"))
+    let process = Command::new(env!("CARGO_BIN_EXE_seawall"))
         .args(["serve", "--listen", "127.0.0.1:0", "--config"])
         .arg(&config)
         .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let ended = tokio::time::timeout(BOUND, process).await.unwrap().unwrap();
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = process.id().to_string();
+    let ending = tokio::task::spawn_blocking(|| process.wait_with_output());
+    let Ok(ended) = tokio::time::timeout(BOUND, ending).await else {
+        Command::new("kill").arg(&pid).status().unwrap();
+        panic!("it has started");
+    };
+    let ended = ended.unwrap().unwrap();
     assert!(!ended.status.success());
     let said = String::from_utf8_lossy(&ended.stderr);
-    for words in ["cache.sqlite", "is not a seawall cache file", "move it away"] {
+    for words in [
+        "cache.sqlite",
+        "is not a seawall cache file",
+        "move it away",
+    ] {
         assert!(said.contains(words), "{said}");
     }
     assert_eq!(std::fs::read(folder.file()).unwrap(), junk);

@@ -13,11 +13,15 @@ use tokio::sync::{oneshot, watch};
 use crate::process::{instant, serve};
 use crate::served::{answer, message, read};
 
+/// The model that is always there.
+pub(crate) const SMALLER: &str = "claude-haiku-5-5";
+
 /// What it does with requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     /// Reads them and says nothing yet.
     Holding,
+    /// All but those for [`SMALLER`].
     Overloaded,
     Healthy,
 }
@@ -45,10 +49,14 @@ impl Provider {
                     let Some(request) = read(&mut socket).await else {
                         return Ok(());
                     };
-                    seen.lock().push(serde_json::from_slice(&request.body)?);
+                    let body: Value = serde_json::from_slice(&request.body)?;
+                    let is_smaller = body["model"] == SMALLER;
+                    seen.lock().push(body);
                     let state = told.wait_for(|state| *state != State::Holding).await;
-                    let words = match state.as_deref() {
+                    let state = state.map(|state| *state);
+                    let words = match state {
                         Ok(State::Healthy) => message(),
+                        Ok(State::Overloaded) if is_smaller => message(),
                         _ => overloaded(),
                     };
                     socket.write_all(words.as_bytes()).await?;
@@ -93,7 +101,8 @@ impl Mortal {
         let serving = sim_http::serve(listener, Arc::clone(&sim), until);
         serve(async move {
             serving.await?;
-            drop(ended.send(()));
+            // Err: the test is over.
+            drop(ended.send(()).ok());
             Ok(())
         });
         Self {

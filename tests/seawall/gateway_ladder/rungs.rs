@@ -90,7 +90,10 @@ async fn a_rung_that_cannot_carry_a_request_is_skipped_with_its_reason() {
     let got = send(ask(&gateway, &body)).await;
     assert_eq!(got.message().0, "static");
     let skipped = got.header("x-seawall-skipped");
-    assert!(skipped.contains("haiku") && skipped.contains("tools"), "{skipped}");
+    assert!(
+        skipped.contains("haiku") && skipped.contains("tools"),
+        "{skipped}"
+    );
     assert!(gateway.log().contains(skipped), "{}", gateway.log());
     let models = sim.stats().models;
     assert!(!models.contains_key("claude-haiku-5-5"), "{models:?}");
