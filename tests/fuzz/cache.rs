@@ -27,7 +27,7 @@ const AGES: Ages = Ages {
 const NAMES: [&str; 10] = ["", "a", "A", "a ", "aa", "a\0", "a\na", "t", "b", "\u{e9}"];
 const KEYS: [&str; 6] = ["sk-1", "sk-2", "sk-11", "sk-", "a", "b"];
 
-/// Who asks.
+/// Who asks: a tenant, or whoever brings a key, as a bearer or not, and may name a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Who {
     Tenant(&'static str),
@@ -41,6 +41,14 @@ impl Who {
         }
         let tenant = source.once_in(2).then(|| source.pick(&NAMES));
         Self::Key(source.pick(&KEYS), source.once_in(3), tenant)
+    }
+
+    /// A key is the same in either header.
+    const fn plain(self) -> Self {
+        match self {
+            Self::Key(key, _, tenant) => Self::Key(key, false, tenant),
+            who @ Self::Tenant(_) => who,
+        }
     }
 
     fn fingerprint(
@@ -140,7 +148,7 @@ fn target(input: &[u8], runtime: &tokio::runtime::Runtime) -> &'static str {
             continue;
         };
         let meaning = meaning(&body).expect("a key is only for what can be read");
-        let this = (who, route, meaning);
+        let this = (who.plain(), route, meaning);
         let hit = runtime.block_on(store.find(&print.key, now, AGES));
         if let Some(hit) = hit {
             // Who asks, where and for what are those of the one whose answer it is.

@@ -5,11 +5,13 @@ mod provider;
 mod races;
 mod rungs;
 
+use std::time::Duration;
+
 use http::HeaderMap;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
-use crate::process::Gateway;
+use crate::process::{BOUND, Gateway};
 use crate::stream_faults::reading::{self, End};
 
 /// Two models, then what is at hand. A call has two attempts, of which one is kept for the second.
@@ -77,4 +79,15 @@ fn asking(question: &str, stream: bool) -> Value {
 
 fn ask(gateway: &Gateway, body: &Value) -> RequestBuilder {
     gateway.post("/v1/messages").body(body.to_string())
+}
+
+/// Waits, bounded, until a state is there.
+async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(BOUND, wait).await;
+    waited.unwrap_or_else(|_| panic!("never {what}"));
 }

@@ -1,24 +1,11 @@
 //! Calls beside others: shared attempts, second attempts and probes.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use seawall::sim::{Fault, FaultKind};
 
 use super::provider::{Provider, SMALLER, State};
-use super::{ask, asking, send};
-use crate::process::{BOUND, Gateway, instant, sim};
-
-/// Waits, bounded, until a state is there.
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let wait = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let waited = tokio::time::timeout(BOUND, wait).await;
-    waited.unwrap_or_else(|_| panic!("never {what}"));
-}
+use super::{ask, asking, send, until};
+use crate::process::{Gateway, instant, sim};
 
 #[tokio::test]
 async fn twenty_who_ask_the_same_share_an_attempt_and_one_may_leave() {
@@ -102,7 +89,9 @@ async fn after_an_outage_a_request_of_its_own_finds_the_way_back() {
     };
     until("open", async || {
         assert_eq!(rung().await, "smaller");
-        gateway.status().await["breakers"][0]["state"] == "open"
+        let status = gateway.status().await;
+        let breakers = status["breakers"].as_array().unwrap();
+        breakers.iter().any(|breaker| breaker["state"] == "open")
     })
     .await;
     provider.state.send_replace(State::Healthy);
