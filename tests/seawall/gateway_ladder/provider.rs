@@ -85,7 +85,6 @@ fn overloaded() -> String {
 /// The simulated provider, which can die.
 pub(crate) struct Mortal {
     pub(crate) address: SocketAddr,
-    pub(crate) sim: Arc<Sim>,
     stop: oneshot::Sender<()>,
     stopped: oneshot::Receiver<()>,
 }
@@ -98,16 +97,14 @@ impl Mortal {
         let (stop, told) = oneshot::channel();
         let (ended, stopped) = oneshot::channel();
         let until = async { drop(told.await) };
-        let serving = sim_http::serve(listener, Arc::clone(&sim), until);
+        let serving = sim_http::serve(listener, sim, until);
         serve(async move {
             serving.await?;
-            // Err: the test is over.
-            drop(ended.send(()).ok());
-            Ok(())
+            let unheard = |()| std::io::Error::other("nobody waits for its end");
+            ended.send(()).map_err(unheard)
         });
         Self {
             address,
-            sim,
             stop,
             stopped,
         }
