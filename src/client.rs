@@ -259,6 +259,12 @@ impl Seawall {
         self.shared.flights.len()
     }
 
+    /// Calls that take their answer from one of these, the calls that made them included.
+    #[must_use]
+    pub fn sharing_calls(&self) -> usize {
+        self.shared.flights.subscribers()
+    }
+
     /// What happens from here on.
     #[must_use]
     pub fn events(&self) -> EventStream {

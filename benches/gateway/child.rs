@@ -28,13 +28,15 @@ impl Child {
 
     /// The gateway as users run it: metrics, log lines, limits learned from the upstream.
     pub(crate) fn seawall(upstream: SocketAddr) -> Outcome<Self> {
-        let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("gateway-bench.log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
-        command
-            .args(["serve", "--listen", "127.0.0.1:0", "--upstream"])
-            .arg(format!("http://{upstream}"))
-            .env_remove("ANTHROPIC_API_KEY")
-            .stderr(std::fs::File::create(log)?);
+        Self::start(serve("gateway-bench", upstream)?)
+    }
+
+    /// The same with a configuration, which the `name`d file gets.
+    pub(crate) fn configured(name: &str, config: &str, upstream: SocketAddr) -> Outcome<Self> {
+        let file = folder().join(name).with_extension("toml");
+        std::fs::write(&file, config)?;
+        let mut command = serve(name, upstream)?;
+        command.arg("--config").arg(file);
         Self::start(command)
     }
 
@@ -76,6 +78,21 @@ impl Child {
         let size = line.and_then(|line| line.split_whitespace().next());
         Ok(size.ok_or("no VmRSS")?.parse()?)
     }
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+}
+
+fn serve(name: &str, upstream: SocketAddr) -> Outcome<Command> {
+    let log = folder().join(name).with_extension("log");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--upstream"])
+        .arg(format!("http://{upstream}"))
+        .env_remove("ANTHROPIC_API_KEY")
+        .stderr(std::fs::File::create(log)?);
+    Ok(command)
 }
 
 impl Drop for Child {

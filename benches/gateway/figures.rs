@@ -51,13 +51,15 @@ pub(crate) enum Bar {
     None,
 }
 
-/// Samples of one round: the upstream itself, the pass-through, seawall.
+/// Samples of one round, one a column: the upstream itself, the pass-through, seawall.
 pub(crate) type Round = [Sample; 3];
 
 struct Row {
     name: &'static str,
     values: [f64; 3],
     figure: f64,
+    /// The lowest and the highest of all rounds.
+    spread: [f64; 2],
     is_ratio: bool,
     bar: Bar,
 }
@@ -73,10 +75,45 @@ impl Row {
 }
 
 /// Every figure so far.
-#[derive(Default)]
-pub(crate) struct Table(Vec<Row>);
+pub(crate) struct Table {
+    name: &'static str,
+    columns: [&'static str; 3],
+    rows: Vec<Row>,
+}
 
 impl Table {
+    pub(crate) const fn new(name: &'static str, columns: [&'static str; 3]) -> Self {
+        Self {
+            name,
+            columns,
+            rows: Vec::new(),
+        }
+    }
+
+    /// The second column over the first.
+    pub(crate) fn second(
+        &mut self,
+        name: &'static str,
+        bar: Bar,
+        rounds: &[Round],
+        of: impl Fn(&Sample) -> f64,
+    ) {
+        let figure = |[first, second, _]: &[f64; 3]| second / first;
+        self.add((name, true, bar), rounds, of, figure);
+    }
+
+    /// The third column over the first.
+    pub(crate) fn third(
+        &mut self,
+        name: &'static str,
+        bar: Bar,
+        rounds: &[Round],
+        of: impl Fn(&Sample) -> f64,
+    ) {
+        let figure = |[first, _, third]: &[f64; 3]| third / first;
+        self.add((name, true, bar), rounds, of, figure);
+    }
+
     /// Seawall's value over the pass-through's.
     pub(crate) fn row(
         &mut self,
@@ -126,10 +163,14 @@ impl Table {
             .collect();
         let [a, b, c] = [0, 1, 2]
             .map(|column: usize| median(values.iter().filter_map(|row| row.get(column).copied())));
-        self.0.push(Row {
+        let figures: Vec<f64> = values.iter().map(figure).collect();
+        let lowest = figures.iter().copied().fold(f64::INFINITY, f64::min);
+        let highest = figures.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        self.rows.push(Row {
             name,
             values: [a, b, c],
-            figure: median(values.iter().map(figure)),
+            figure: median(figures.into_iter()),
+            spread: [lowest, highest],
             is_ratio,
             bar,
         });
@@ -137,21 +178,28 @@ impl Table {
 
     /// Whether every bar holds.
     pub(crate) fn holds(&self) -> bool {
-        self.0.iter().all(Row::holds)
+        self.rows.iter().all(Row::holds)
     }
 
     /// Writes the table, then the same as one line of JSON.
     pub(crate) fn print(&self, out: &mut impl Write) -> Outcome<()> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let [a, b, c] = self.columns;
         let mut text = format!(
-            "{:<50} {:>10} {:>12} {:>10} {:>9}  bar\n",
-            "", "upstream", "pass-through", "seawall", ""
+            "{:<50} {a:>12} {b:>14} {c:>14} {:>9}  {:<15}  bar\n",
+            "", "", "rounds"
         );
-        for row in &self.0 {
-            let [direct, plain, seawall] = row.values;
-            let figure = if row.is_ratio {
-                format!("{:.2} ×", row.figure)
+        for row in &self.rows {
+            let [a, b, c] = row.values;
+            let [lowest, highest] = row.spread;
+            let (figure, spread) = if row.is_ratio {
+                let figure = format!("{:.2} ×", row.figure);
+                (figure, format!("{lowest:.2} to {highest:.2}"))
             } else {
-                format!("{:+.1}", row.figure)
+                let figure = format!("{:+.1}", row.figure);
+                (figure, format!("{lowest:+.1} to {highest:+.1}"))
             };
             let bar = match row.bar {
                 Bar::AtLeast(least) => format!("≥ {least}"),
@@ -162,17 +210,19 @@ impl Table {
             let name = row.name;
             writeln!(
                 text,
-                "{name:<50} {direct:>10.1} {plain:>12.1} {seawall:>10.1} {figure:>9}  {bar}{missed}"
+                "{name:<50} {a:>12.1} {b:>14.1} {c:>14.1} {figure:>9}  {spread:<15}  {bar}{missed}"
             )?;
         }
-        let rows: Vec<serde_json::Value> = self.0.iter().map(json).collect();
-        writeln!(text, "{}", serde_json::json!({ "gateway": rows }))?;
+        let rows = self.rows.iter().map(|row| json(row, self.columns));
+        let rows: Vec<serde_json::Value> = rows.collect();
+        let name = self.name;
+        writeln!(text, "{}", serde_json::json!({ name: rows }))?;
         Ok(out.write_all(text.as_bytes())?)
     }
 }
 
-fn json(row: &Row) -> serde_json::Value {
-    let [direct, plain, seawall] = row.values;
+fn json(row: &Row, [a, b, c]: [&str; 3]) -> serde_json::Value {
+    let [first, second, third] = row.values;
     let (least, most) = match row.bar {
         Bar::AtLeast(least) => (Some(least), None),
         Bar::AtMost(most) => (None, Some(most)),
@@ -180,10 +230,11 @@ fn json(row: &Row) -> serde_json::Value {
     };
     serde_json::json!({
         "figure": row.name,
-        "upstream": direct,
-        "pass_through": plain,
-        "seawall": seawall,
+        a.replace(['-', ' '], "_"): first,
+        b.replace(['-', ' '], "_"): second,
+        c.replace(['-', ' '], "_"): third,
         "value": row.figure,
+        "rounds": row.spread,
         "is_ratio": row.is_ratio,
         "at_least": least,
         "at_most": most,

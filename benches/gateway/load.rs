@@ -1,6 +1,7 @@
 //! Clients: each sends its next request as soon as it has the whole answer to the last.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,12 +43,17 @@ pub(crate) struct Seen {
     pub(crate) firsts: Vec<Duration>,
 }
 
+/// What all prompts end in, where they are not to differ; and the next number, where they are.
+const SAME: &[u8] = b"999999999999";
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 /// Clients of one server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     address: SocketAddr,
     kind: Kind,
     connections: usize,
+    varied: bool,
 }
 
 impl Load {
@@ -56,7 +62,14 @@ impl Load {
             address,
             kind,
             connections,
+            varied: false,
         }
+    }
+
+    /// Asks something else in every request.
+    pub(crate) const fn varied(mut self) -> Self {
+        self.varied = true;
+        self
     }
 
     /// Runs for `time`, then lets every request end.
@@ -78,10 +91,21 @@ impl Load {
     }
 
     async fn client(self, until: Instant) -> Outcome<Seen> {
-        let request = request(self.kind);
+        let mut request = request(self.kind);
+        let number = upstream::find(&request, SAME).ok_or("no number")?;
         let mut connection = Connection::open(self.address).await?;
         let mut seen = Seen::default();
         while Instant::now() < until {
+            if self.varied {
+                let next = format!(
+                    "{:0width$}",
+                    NEXT.fetch_add(1, Ordering::Relaxed),
+                    width = SAME.len()
+                );
+                let place = number..number.saturating_add(SAME.len());
+                let place = request.get_mut(place).ok_or("no number")?;
+                place.copy_from_slice(next.as_bytes());
+            }
             let began = Instant::now();
             connection.socket.write_all(&request).await?;
             if self.kind == Kind::Whole {
@@ -165,8 +189,19 @@ impl Connection {
 
     /// Reads the rest of a stream, which must have ended well.
     async fn rest_of_stream(&mut self) -> Outcome<()> {
-        while !self.buffer.ends_with(b"\r\n0\r\n\r\n") {
-            self.more().await?;
+        let head = upstream::find(&self.buffer, b"\r\n\r\n").ok_or("no head")? + 4;
+        match upstream::content_length(self.buffer.get(..head).unwrap_or_default()) {
+            // One that was kept is there as a whole.
+            Some(length) => {
+                while self.buffer.len() < head.saturating_add(length) {
+                    self.more().await?;
+                }
+            }
+            None => {
+                while !self.buffer.ends_with(b"\r\n0\r\n\r\n") {
+                    self.more().await?;
+                }
+            }
         }
         let end = self.buffer.len().saturating_sub(120);
         match upstream::find(self.buffer.get(end..).unwrap_or_default(), b"message_stop") {
@@ -183,7 +218,7 @@ fn request(kind: Kind) -> Vec<u8> {
     let paragraph = "The dike was raised after the flood of that winter, and ever since somebody \
                      walks its crest each evening, looks for wet spots and molehills, and writes \
                      down what was seen. ";
-    let prompt = paragraph.repeat(11);
+    let prompt = paragraph.repeat(11) + &String::from_utf8_lossy(SAME);
     let body = format!(
         "{{\"metadata\":{{\"user_id\":\"{word}\"}},\"model\":\"claude-sonnet-5-5\",\
          \"max_tokens\":1024,\"stream\":{stream},\"system\":\"You answer briefly.\",\

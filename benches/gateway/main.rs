@@ -3,10 +3,12 @@
 //! Every part is a process of its own: this binary runs itself again as upstream and as
 //! pass-through, and starts the real `seawall serve`. Rounds alternate between the three, ratios are
 //! taken inside a round, and what is printed is their median. `--check` makes a missed bar fail,
-//! `--quick` makes short rounds.
+//! `--quick` makes short rounds, and the name of a case runs that one alone: `pass-through` or
+//! `ladder`.
 
 mod child;
 mod figures;
+mod ladder;
 mod load;
 mod pass_through;
 mod upstream;
@@ -32,19 +34,27 @@ const QUIET: usize = 2;
 /// Streams held open for the memory figure.
 const OPEN_STREAMS: usize = 1_000;
 
+/// What can be run alone.
+const CASES: [&str; 2] = ["pass-through", "ladder"];
+
 /// How long and how often is measured.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
     rounds: u32,
     each: Duration,
     check: bool,
+    pass_through: bool,
+    ladder: bool,
 }
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.first().map(String::as_str) {
         Some("upstream") => upstream::run(),
-        Some("pass-through") => pass_through::run(&arguments),
+        // Alone it is the name of the case.
+        Some("pass-through") if arguments.get(1).is_some_and(|next| !next.starts_with('-')) => {
+            pass_through::run(&arguments)
+        }
         // `cargo test --benches` only wants to know that it starts.
         Some("--test") => Ok(true),
         _ => bench(&arguments),
@@ -61,10 +71,13 @@ fn main() -> ExitCode {
 
 fn bench(arguments: &[String]) -> Outcome<bool> {
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    let case = |name: &str| has(name) || !CASES.into_iter().any(has);
     let plan = Plan {
         rounds: if has("--quick") { 3 } else { 7 },
         each: Duration::from_millis(if has("--quick") { 700 } else { 2_000 }),
         check: has("--check"),
+        pass_through: case("pass-through"),
+        ladder: case("ladder"),
     };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -95,8 +108,19 @@ impl Stage {
 }
 
 async fn measure(plan: Plan) -> Outcome<bool> {
+    let mut holds = true;
+    if plan.pass_through {
+        holds &= beside_pass_through(plan).await?;
+    }
+    if plan.ladder {
+        holds &= ladder::measure(plan).await?;
+    }
+    Ok(!plan.check || holds)
+}
+
+async fn beside_pass_through(plan: Plan) -> Outcome<bool> {
     let stage = Stage::set()?;
-    let mut table = Table::default();
+    let mut table = Table::new("gateway", ["upstream", "pass-through", "seawall"]);
     whole_answers(&stage, plan, &mut table).await?;
     quiet_answers(&stage, plan, &mut table).await?;
     streams(&stage, plan, &mut table).await?;
@@ -105,12 +129,15 @@ async fn measure(plan: Plan) -> Outcome<bool> {
     drop(stage);
     memory(&mut table).await?;
     table.print(&mut std::io::stdout())?;
-    Ok(!plan.check || table.holds())
+    Ok(table.holds())
 }
 
 /// Runs one load on one process and reads what it cost.
 async fn sample(child: &Child, kind: Kind, connections: usize, each: Duration) -> Outcome<Sample> {
-    let load = Load::new(child.address, kind, connections);
+    cost(child, Load::new(child.address, kind, connections), each).await
+}
+
+async fn cost(child: &Child, load: Load, each: Duration) -> Outcome<Sample> {
     // The first requests open connections and learn limits.
     load.run(each / 10).await?;
     let before = child.cpu()?;

@@ -136,6 +136,12 @@ impl Flights {
         self.board.flights.lock().len()
     }
 
+    /// Calls that take their answer from one of them.
+    pub(super) fn subscribers(&self) -> usize {
+        let flights = self.board.flights.lock();
+        flights.values().map(|listed| listed.subscribers).sum()
+    }
+
     /// Hands the call back where there are too many flights to begin another.
     fn subscribe<L, F>(&self, key: FlightKey, lead: L) -> Result<(Subscriber, bool), L>
     where

@@ -11,6 +11,8 @@
 #[cfg(test)]
 mod bodies;
 #[cfg(test)]
+mod cache;
+#[cfg(test)]
 mod client;
 #[cfg(test)]
 mod config;

@@ -25,6 +25,8 @@ mod gateway;
 #[cfg(test)]
 mod gateway_abuse;
 #[cfg(test)]
+mod gateway_ladder;
+#[cfg(test)]
 mod gateway_recordings;
 #[cfg(test)]
 mod jitter;

@@ -52,6 +52,15 @@ pub(crate) async fn status(State(door): State<Arc<Door>>) -> Response {
     if let Some(status) = status.as_object_mut() {
         status.insert("first_content_ms".to_owned(), usual.into());
         status.insert("estimates".to_owned(), estimates(&door.seawall));
+        let has_disk = door.seawall.config().cache.disk.is_some();
+        let cache = door.seawall.cache_stats();
+        let cache = cache.map(|stats| cache_of(&stats, has_disk));
+        status.insert("cache".to_owned(), cache.into());
+        let flights = json!({
+            "under_way": door.seawall.shared_calls(),
+            "calls": door.seawall.sharing_calls(),
+        });
+        status.insert("flights".to_owned(), flights);
     }
     let body = status.to_string();
     ([(CONTENT_TYPE, "application/json")], body).into_response()
@@ -74,6 +83,37 @@ fn estimates(seawall: &Seawall) -> Value {
         (target.to_string(), Value::Object(classes))
     });
     Value::Object(targets.collect())
+}
+
+/// What the cache holds and has found since the start. A lookup that memory misses goes on to the
+/// disk, where there is one.
+fn cache_of(stats: &seawall::cache::Stats, has_disk: bool) -> Value {
+    let hits = stats.hits_fresh + stats.hits_stale;
+    let disk = has_disk.then(|| {
+        json!({
+            "entries": stats.disk_entries,
+            "bytes": stats.disk_bytes,
+            "hits": stats.hits_disk,
+            "misses": stats.misses,
+            "evictions": stats.disk_evictions,
+            "errors": stats.disk_errors,
+            "dropped": stats.disk_dropped,
+        })
+    });
+    let memory = json!({
+        "entries": stats.entries,
+        "bytes": stats.bytes,
+        "hits": hits.saturating_sub(stats.hits_disk),
+        "misses": stats.misses + stats.hits_disk,
+        "evictions": stats.evictions,
+    });
+    json!({
+        "fresh": stats.hits_fresh,
+        "stale": stats.hits_stale,
+        "puts": stats.puts,
+        "memory": memory,
+        "disk": disk,
+    })
 }
 
 fn thousandths(part: f64) -> f64 {
