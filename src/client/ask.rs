@@ -221,7 +221,8 @@ impl fmt::Display for Skipped {
 pub struct Report {
     /// The call's id.
     pub call: Arc<str>,
-    /// The rung that answered: a target's name, `cache` or `static`. Empty if none did.
+    /// The rung that answered, or that had the last word: a target's name, `cache` or `static`. Empty if
+    /// none was asked.
     pub rung: Arc<str>,
     /// Attempts on the wire.
     pub attempts: u32,

@@ -14,9 +14,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
+use seawall_actors::policy::ladder::Cause;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::ask::{Reply, ReplyBody};
+use super::ask::{Degraded, Reply, ReplyBody, Report};
 use super::exchange::Exchange;
 use super::flights::Subscriber;
 use super::resume::Resumable;
@@ -172,10 +173,13 @@ impl ReplyStream {
                 #[cfg(test)]
                 Source::Scripted(events) => return events.as_mut().poll_next(cx),
                 Source::Waiting(waiting) => match waiting.poll(cx) {
-                    Poll::Ready(Answered::Stream(mut stream)) => {
+                    Poll::Ready(Answered::Stream(mut stream, mark)) => {
                         let source = std::mem::replace(&mut stream.source, Source::Over);
                         self.recorder = self.recorder.take().or_else(|| stream.recorder.take());
                         self.source = source;
+                        if mark.is_some() {
+                            return Poll::Ready(mark);
+                        }
                     }
                     Poll::Ready(Answered::Last(event)) => return self.last(event),
                     Poll::Pending => {
@@ -224,7 +228,8 @@ pub(super) fn poll_ping(ping: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Pol
 
 /// What became of a call that was waited for.
 enum Answered {
-    Stream(ReplyStream),
+    /// With what is to be said of it first.
+    Stream(ReplyStream, Option<Bytes>),
     Last(Bytes),
 }
 
@@ -233,8 +238,13 @@ impl Waiting {
         let answered = ready!(self.call.as_mut().poll(cx));
         Poll::Ready(match answered {
             Ok(reply) => match reply.body {
-                ReplyBody::Stream(stream) => Answered::Stream(stream),
-                ReplyBody::Whole(bytes) if is_events(&reply.headers) => Answered::Last(bytes),
+                ReplyBody::Stream(stream) => Answered::Stream(stream, mark(&reply.report)),
+                ReplyBody::Whole(bytes) if is_events(&reply.headers) => {
+                    Answered::Last(match mark(&reply.report) {
+                        Some(mark) => [mark, bytes].concat().into(),
+                        None => bytes,
+                    })
+                }
                 ReplyBody::Whole(_) => {
                     let failure = StreamFailure {
                         error_type: "api_error",
@@ -249,6 +259,26 @@ impl Waiting {
             Err(error) => Answered::Last(failure_event(&self.exchange, &error)),
         })
     }
+}
+
+/// What the headers would have said of an answer that comes after them, as comments of the stream,
+/// which readers of events pass over.
+fn mark(report: &Report) -> Option<Bytes> {
+    let degraded = report.degraded.map(Degraded::as_str);
+    let marks = [
+        ("rung", Some(&*report.rung)),
+        ("degraded", degraded),
+        ("cause", report.cause.map(Cause::as_str)),
+        ("cache", report.cache.as_deref()),
+    ];
+    if degraded.is_none() && report.cache.is_none() {
+        return None;
+    }
+    let lines = marks.iter().filter_map(|(name, word)| {
+        let word = word.as_ref()?;
+        Some(format!(": x-seawall-{name}: {word}\n"))
+    });
+    Some(Bytes::from(lines.collect::<String>() + "\n"))
 }
 
 fn is_events(headers: &http::HeaderMap) -> bool {

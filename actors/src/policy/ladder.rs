@@ -4,8 +4,8 @@
 //! only meet again leads nowhere: a request that was too large goes to a rung with more room, one
 //! whose credential was refused to a rung with another.
 //!
-//! A call's attempts are shared by its rungs: a rung may use all but those of the rungs below it, so
-//! that the last rung always gets its turn. A probe that failed is the breaker's attempt and not
+//! A call's attempts are shared by its rungs: a rung may use all but those of the rungs below that are
+//! there for a call whose attempts were in vain, so that the last of them always gets its turn. A probe that failed is the breaker's attempt and not
 //! the call's; otherwise the call at the head of a queue would spend all of its attempts on finding
 //! out that the target is still down.
 
@@ -48,6 +48,11 @@ impl Rules {
         credential: 0,
         unfit: None,
     };
+
+    /// Whether it is there for a call whose attempts above were in vain.
+    const fn takes_over(&self) -> bool {
+        self.led_to_by.contains(Cause::AttemptsSpent) || self.led_to_by.contains(Cause::Quota)
+    }
 
     /// An answer that needs no attempt and is nearly as good as one.
     pub const STAND_IN: Self = Self {
@@ -140,7 +145,9 @@ impl Ladder {
         };
         let below = self.rules.iter().skip(rung + 1);
         let kept = below
-            .filter(|below| below.kind == Kind::Target && below.unfit.is_none())
+            .filter(|below| {
+                below.kind == Kind::Target && below.unfit.is_none() && below.takes_over()
+            })
             .fold(0_u32, |kept, below| {
                 kept.saturating_add(below.attempts.unwrap_or(1))
             });

@@ -172,10 +172,10 @@ async fn calls_that_share_an_attempt_have_the_same_answer_and_keep_it_once() {
                 status: StatusCode::OK,
                 headers: HeaderMap::new(),
                 body: ReplyBody::Stream(ReplyStream::scripted(counted)),
-                report: crate::client::ask::Report {
+                report: Report {
                     rung: "default".into(),
                     attempts: 1,
-                    ..crate::client::ask::Report::new("0199".into())
+                    ..Report::new("0199".into())
                 },
             })
         };

@@ -16,6 +16,7 @@ impl Route {
         let below = self.ladder.iter().skip(rung + 1);
         let kept = below
             .filter(|rung| rung.place.target().is_some())
+            .filter(|rung| rung.on.contains(Cause::AttemptsSpent) || rung.on.contains(Cause::Quota))
             .map(|rung| rung.attempts.unwrap_or(1))
             .fold(0, u32::saturating_add)
             // With fewer attempts than are kept the first rung still gets one.

@@ -37,7 +37,12 @@ pub(crate) fn expected(cell: &Cell) -> Expected {
     // The last attempt is kept for a target below that can carry the request.
     let alone =
         !cell.second.is_target() || cell.state == State::Unfit || cell.fallback == Fallback::Never;
-    let most = if alone { ATTEMPTS } else { ATTEMPTS - 1 };
+    // Attempts are kept for a target that takes over when they were in vain.
+    let most = if alone || cell.on.is_some() {
+        ATTEMPTS
+    } else {
+        ATTEMPTS - 1
+    };
     let leaves_at_once = cell.on == Some("overloaded") && cell.trouble.overloaded;
     let first = match cell.trouble.fate {
         Fate::Heals => 2..=2,

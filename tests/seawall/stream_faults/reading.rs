@@ -111,6 +111,10 @@ impl Reader {
                 .split_once("\n\n")
                 .ok_or_else(|| format!("half an event: {rest:?}"))?;
             rest = tail;
+            // Comments.
+            if frame.lines().all(|line| line.starts_with(':')) {
+                continue;
+            }
             let (event, data) = frame
                 .strip_prefix("event: ")
                 .and_then(|frame| frame.split_once("\ndata: "))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use seawall::client::Seawall;
+use seawall::client::ask::{Degraded, ReplyBody};
 use seawall::delivery::{Delivery, Hold};
 use seawall::profile::Profile;
 use seawall::provider::anthropic::PING_EVENT;
@@ -121,6 +122,37 @@ async fn a_long_answer_that_is_held_back_pings_until_it_is_whole() {
         (End::Whole, Some(3_000))
     );
     assert!(seen.ended - seen.began > SECOND * 54);
+    idle(&seawall, &[&sim], TICK).await;
+    seawall.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_after_the_headers_is_marked_in_the_stream() {
+    let config = format!(
+        "{UP}[routes.default]\nladder = [\"up\", \"static\"]\nwait = \"30s\"\nstatic = {{ text = \"Down.\" }}\n"
+    );
+    let outage = Fault::new(FaultKind::Overloaded);
+    let (seawall, sim) = in_front_of(settings(1, vec![outage]), &config).await;
+    let ask = || {
+        let mut ask = asking(Shape::Text);
+        ask.profile = Some(Profile::AgentStep);
+        ask
+    };
+    // The first finds out that the provider is down, and is marked in its headers.
+    let first = seawall.forward(ask()).await.unwrap();
+    assert_eq!(first.report.degraded, Some(Degraded::Static));
+    let ReplyBody::Whole(told) = first.body else {
+        panic!("it is whole at once");
+    };
+    let told = std::str::from_utf8(&told).unwrap();
+    assert!(told.contains("Down.") && !told.contains(": x-seawall-"));
+    let second = call(&seawall, ask()).await;
+    out_loud(&second);
+    let text = String::from_utf8(second.bytes(false)).unwrap();
+    for mark in ["rung: static", "degraded: static", "cause: last_resort"] {
+        assert!(text.contains(&format!(": x-seawall-{mark}\n")), "{text}");
+    }
+    assert_eq!(second.message().end, End::Whole);
     idle(&seawall, &[&sim], TICK).await;
     seawall.stop().await;
 }
