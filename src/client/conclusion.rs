@@ -36,7 +36,12 @@ impl Seawall {
                     _ => None,
                 });
                 let settled = stacking::is_settled(&error, report);
-                Err(failed(exchange, error, Report { settled, ..told }))
+                let barred = report.rejected.is_some();
+                Err(failed(
+                    exchange,
+                    error,
+                    (Report { settled, ..told }, barred),
+                ))
             }
         }
     }
@@ -58,8 +63,9 @@ impl Seawall {
                 .and_then(|id| id.to_str().ok())
                 .map(str::to_owned);
         }
-        // What another model wrote is no answer of the one that was asked.
-        let keeps = verdict.is_none() && told.degraded.is_none();
+        // What another model wrote is no answer of the one that was asked, nor is one to less than was
+        // asked.
+        let keeps = verdict.is_none() && told.degraded.is_none() && told.losses.is_empty();
         let kept = exchange.kept.as_ref().filter(|_| keeps);
         let is_whole = matches!(body, AnswerBody::Whole(_));
         let body = match body {
@@ -174,7 +180,12 @@ pub(super) fn waiting(
     }
 }
 
-fn failed(exchange: &Exchange, error: CallError<Failure>, report: Report) -> Error {
+/// `barred`: a rung that could be set up refused the call, which may be over soon.
+fn failed(
+    exchange: &Exchange,
+    error: CallError<Failure>,
+    (report, barred): (Report, bool),
+) -> Error {
     match error {
         CallError::Failed {
             error:
@@ -207,8 +218,8 @@ fn failed(exchange: &Exchange, error: CallError<Failure>, report: Report) -> Err
             }
         }
         CallError::Refused(rejected) => match exchange.rungs.failed.lock().take() {
-            Some(error) => error,
-            None => Error::Refused(rejected),
+            Some(error) if !barred => error,
+            _ => Error::Refused(rejected),
         },
         CallError::Invalid(invalid) => Error::Invalid(invalid),
         CallError::Panicked(message) => Error::Panicked(message),

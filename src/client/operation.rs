@@ -11,6 +11,7 @@ use seawall_actors::policy::ladder::Cause;
 use seawall_actors::policy::quota::Cost;
 use seawall_actors::system::Target;
 
+use super::ask::Endpoint;
 use super::attempt::{self, Answer, AnswerBody, Failure, StoodIn};
 use super::exchange::Exchange;
 use super::{Seawall, fixed, probe};
@@ -49,7 +50,11 @@ impl Operation for CallOperation {
         Some(sent.expectation.to_first_content()?.p95)
     }
 
+    // A probe is a message: it says nothing of the breaker and the quota of another endpoint.
     fn probes(&self, rung: usize) -> bool {
+        if self.exchange.endpoint != Endpoint::Messages {
+            return false;
+        }
         let routes = &self.seawall.shared.config.routes;
         let route = routes.get(&*self.exchange.route);
         route.is_some_and(|route| route.probe) && self.exchange.rungs.sent(rung).is_some()

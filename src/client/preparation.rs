@@ -61,7 +61,7 @@ impl Seawall {
         exchange: &Exchange,
         ask: &Ask,
         route: &Route,
-        rungs: Vec<ActorsRung>,
+        mut rungs: Vec<ActorsRung>,
     ) -> Result<Call, Error> {
         let tenants = &self.shared.config.tenants;
         let profile = exchange.profile;
@@ -79,7 +79,11 @@ impl Seawall {
             Endpoint::Other(method, _) => method.is_idempotent(),
         };
         let attempts = if repeatable {
-            let own = stacking::attempts(route.retry.attempts, ask.client_retries);
+            let own = match ask.client_retries {
+                0 => route.retry.attempts,
+                _ if exchange.attempts_before > 0 => 1,
+                _ => stacking::one_a_rung(&mut rungs),
+            };
             let left = own.saturating_sub(exchange.attempts_before);
             if left == 0 {
                 return Err(Error::Refused(Rejected::new(Rejection::RetryBudget)));

@@ -7,15 +7,21 @@
 //! is left to the client to judge. A client that sends a call `n` times more thus causes at most
 //! `attempts + n` attempts on a rung.
 
-use seawall_actors::caller::CallReport;
+use seawall_actors::caller::{CallReport, Rung};
 use seawall_actors::error::CallError;
+use seawall_actors::policy::ladder::Kind;
 use seawall_actors::verdict::Again;
 
 use super::attempt::Failure;
 
-/// Attempts that a rung makes, the first included.
-pub(super) const fn attempts(configured: u32, client_retries: u32) -> u32 {
-    if client_retries == 0 { configured } else { 1 }
+/// Leaves each rung one attempt. Returns how many these are.
+pub(super) fn one_a_rung(rungs: &mut [Rung]) -> u32 {
+    for rung in &mut *rungs {
+        rung.rules.attempts = Some(1);
+    }
+    let fit = rungs.iter().map(|rung| &rung.rules);
+    let targets = fit.filter(|rules| rules.kind == Kind::Target && rules.unfit.is_none());
+    u32::try_from(targets.count()).unwrap_or(u32::MAX).max(1)
 }
 
 /// Whether a failed call is over for the client too: it can't succeed, it has been tried again, or
@@ -34,8 +40,9 @@ pub(super) fn is_settled(error: &CallError<Failure>, report: &CallReport) -> boo
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use seawall_actors::caller::Place;
     use seawall_actors::error::{Rejected, Rejection};
+    use seawall_actors::policy::ladder::Rules;
     use seawall_actors::verdict::{Blame, Verdict};
 
     use super::*;
@@ -91,11 +98,19 @@ mod tests {
         }
     }
 
-    proptest! {
-        #[test]
-        fn two_loops_never_multiply(configured in 1_u32..100, retries in 0_u32..20) {
-            let total: u32 = (0..=retries).map(|n| attempts(configured, n)).sum();
-            prop_assert_eq!(total, configured + retries);
-        }
+    #[test]
+    fn a_clients_own_retry_makes_one_attempt_on_each_rung_that_is_for_it() {
+        let mut rules = Rules::TARGET;
+        rules.attempts = Some(4);
+        let target = Rung {
+            place: Place::Later("a".into()),
+            rules,
+        };
+        let mut unfit = target.clone();
+        unfit.rules.unfit = Some("images");
+        let mut rungs = [target.clone(), Rung::stand_in("cache"), unfit, target];
+        assert_eq!(one_a_rung(&mut rungs), 2);
+        assert!(rungs.iter().all(|rung| rung.rules.attempts == Some(1)));
+        assert_eq!(one_a_rung(&mut []), 1);
     }
 }

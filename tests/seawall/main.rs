@@ -21,6 +21,7 @@ mod drill_real;
 #[cfg(test)]
 mod estimates;
 #[cfg(test)]
+mod fallen_answers;
 mod gateway;
 #[cfg(test)]
 mod gateway_abuse;
