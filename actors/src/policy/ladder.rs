@@ -49,6 +49,10 @@ impl Rules {
         unfit: None,
     };
 
+    const fn is_fit_target(&self) -> bool {
+        matches!(self.kind, Kind::Target) && self.unfit.is_none()
+    }
+
     /// Whether it is there for a call whose attempts above were in vain.
     const fn takes_over(&self) -> bool {
         self.led_to_by.contains(Cause::AttemptsSpent) || self.led_to_by.contains(Cause::Quota)
@@ -89,7 +93,8 @@ pub struct Ladder {
 const MOST_RUNGS: usize = 16;
 
 impl Ladder {
-    /// Stands on the first of `rules` (1 to 16) that is fit, with `attempts` (1 to 100) to make.
+    /// Stands on the first of `rules` (1 to 16) that is fit, with `attempts` (1 to 100) to make; more
+    /// where there are more targets that take over from one another, since each gets one.
     ///
     /// # Errors
     ///
@@ -113,6 +118,11 @@ impl Ladder {
                 return Err(InvalidPolicy::new("rung.share", share, "above 0, up to 1"));
             }
         }
+        let mut targets = rules.iter().filter(|rules| rules.is_fit_target());
+        let first = targets.next().map_or(0, |_| 1);
+        let taking_over = targets.filter(|rules| rules.takes_over()).count();
+        let least = u32::try_from(first + taking_over).unwrap_or(u32::MAX);
+        let attempts = attempts.max(least);
         Ok(Self {
             rung: rules.iter().position(|rule| rule.unfit.is_none()),
             rules,
@@ -145,9 +155,7 @@ impl Ladder {
         };
         let below = self.rules.iter().skip(rung + 1);
         let kept = below
-            .filter(|below| {
-                below.kind == Kind::Target && below.unfit.is_none() && below.takes_over()
-            })
+            .filter(|below| below.is_fit_target() && below.takes_over())
             .fold(0_u32, |kept, below| {
                 kept.saturating_add(below.attempts.unwrap_or(1))
             });

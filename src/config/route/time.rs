@@ -13,18 +13,22 @@ impl Route {
     /// those that are kept for the targets below.
     #[must_use]
     pub fn most_attempts(&self, rung: usize, made: u32) -> u32 {
-        let below = self.ladder.iter().skip(rung + 1);
-        let kept = below
-            .filter(|rung| rung.place.target().is_some())
-            .filter(|rung| rung.on.contains(Cause::AttemptsSpent) || rung.on.contains(Cause::Quota))
+        let takes_over = |rung: &&Rung| {
+            rung.place.target().is_some()
+                && (rung.on.contains(Cause::AttemptsSpent) || rung.on.contains(Cause::Quota))
+        };
+        let kept = self
+            .ladder
+            .iter()
+            .skip(rung + 1)
+            .filter(takes_over)
             .map(|rung| rung.attempts.unwrap_or(1))
-            .fold(0, u32::saturating_add)
-            // With fewer attempts than are kept the first rung still gets one.
-            .min(self.retry.attempts.saturating_sub(1));
-        let left = self
-            .retry
-            .attempts
-            .saturating_sub(made.saturating_add(kept));
+            .fold(0, u32::saturating_add);
+        // Each target that takes over gets one, and so does the first.
+        let others = self.ladder.iter().filter(takes_over).count();
+        let least = u32::try_from(others).map_or(u32::MAX, |others| others.saturating_add(1));
+        let all = self.retry.attempts.max(least);
+        let left = all.saturating_sub(made.saturating_add(kept.min(all - 1)));
         let own = self.ladder.get(rung).and_then(|rung| rung.attempts);
         own.map_or(left, |own| own.min(left))
     }

@@ -43,6 +43,23 @@ fn a_rung_makes_no_more_than_its_own_attempts_and_keeps_those_of_the_rungs_below
 }
 
 #[test]
+fn a_call_of_one_attempt_makes_one_on_each_target_that_takes_over() {
+    let refused = Rules {
+        led_to_by: Causes::of(&[Cause::Refused]),
+        ..Rules::TARGET
+    };
+    let rules = vec![Rules::TARGET, refused, Rules::TARGET, Rules::STAND_IN];
+    let mut ladder = Ladder::new(rules, 1).unwrap();
+    assert!(ladder.may_attempt());
+    ladder.count_attempt();
+    assert!(!ladder.may_attempt());
+    assert_eq!(ladder.fall(Cause::AttemptsSpent), Some(2));
+    assert!(ladder.may_attempt());
+    ladder.count_attempt();
+    assert_eq!((ladder.may_attempt(), ladder.attempts_left()), (false, 0));
+}
+
+#[test]
 fn a_cause_leads_to_the_next_rung_that_takes_it() {
     let on = |causes: &[Cause]| Rules {
         led_to_by: Causes::of(causes),
@@ -145,7 +162,7 @@ fn what_a_ladder_refuses_names_the_setting() {
 
 proptest! {
     #[test]
-    fn attempts_never_exceed_the_calls_own(rungs in 1_usize..=16, attempts in 1_u32..=100) {
+    fn attempts_never_exceed_the_calls_own_or_one_a_target(rungs in 1_usize..=16, attempts in 1_u32..=100) {
         let mut ladder = Ladder::new(targets(rungs), attempts).unwrap();
         let mut made = 0;
         while ladder.rung().is_some() {
@@ -155,7 +172,7 @@ proptest! {
             }
             ladder.fall(Cause::AttemptsSpent);
         }
-        prop_assert_eq!(made, attempts);
+        prop_assert_eq!(made, attempts.max(u32::try_from(rungs).unwrap()));
     }
 
     #[test]
