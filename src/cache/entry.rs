@@ -76,7 +76,7 @@ impl Entry {
         admit::status(status)?;
         admit::size(body.len(), largest)?;
         let head: Head = serde_json::from_slice(body).map_err(|_| Unfit::Unreadable)?;
-        if head.kind != "message" || !replay::is_readable(body) {
+        if head.kind != "message" {
             return Err(Unfit::Unreadable);
         }
         admit::stop_reason(head.stop_reason.as_deref())?;
@@ -105,8 +105,44 @@ impl Entry {
         events: impl IntoIterator<Item = &'a [u8]>,
         (now, largest): (Timestamp, usize),
     ) -> Result<Self, Unfit> {
-        admit::status(status)?;
         let body = assembled(events, now)?;
+        Self::of_assembled(status, headers, &body, (now, largest))
+    }
+
+    /// The same for a stream that has been watched to its good end: it is not judged again.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not to be kept.
+    pub(crate) fn of_judged_events<'a>(
+        status: StatusCode,
+        headers: &HeaderMap,
+        events: impl IntoIterator<Item = &'a [u8]>,
+        (now, largest): (Timestamp, usize),
+    ) -> Result<Self, Unfit> {
+        let mut assembler = Assembler::new();
+        let mut decoder = SseDecoder::new();
+        for chunk in events {
+            let pushed = decoder.push(chunk, |frame| {
+                if !assembler.is_whole() && frame.event != "ping" {
+                    assembler.push(frame.data);
+                }
+            });
+            pushed.map_err(|_| Unfit::TooLarge)?;
+        }
+        if !assembler.is_whole() {
+            return Err(Unfit::Incomplete);
+        }
+        let body = assembler.into_body().ok_or(Unfit::Unreadable)?;
+        Self::of_assembled(status, headers, &body, (now, largest))
+    }
+
+    fn of_assembled(
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &[u8],
+        (now, largest): (Timestamp, usize),
+    ) -> Result<Self, Unfit> {
         let mut kept = HeaderMap::new();
         for name in KEPT.into_iter().filter(|name| *name != CONTENT_TYPE) {
             if let Some(value) = headers.get(&name) {
@@ -114,27 +150,26 @@ impl Entry {
             }
         }
         kept.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Self::of_body(status, &kept, &body, (now, largest))
+        Self::of_body(status, &kept, body, (now, largest))
     }
 
-    /// The answer as it was, or as a valid stream of events.
+    /// The answer as it was, or as a valid stream of events; `None` where no stream can be made of it.
     #[must_use]
-    pub fn replay(&self, as_stream: bool) -> Replay {
+    pub fn replay(&self, as_stream: bool) -> Option<Replay> {
         let mut headers: HeaderMap = self.headers.iter().cloned().collect();
         if !as_stream {
-            return Replay {
+            return Some(Replay {
                 headers,
                 body: self.body.clone(),
-            };
+            });
         }
         let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
         headers.insert(CONTENT_TYPE, kind);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        Replay {
+        Some(Replay {
             headers,
-            // `of_body` has read it once.
-            body: replay::events(&self.body).unwrap_or_default(),
-        }
+            body: replay::events(&self.body)?,
+        })
     }
 
     /// The message, as a whole body.
@@ -251,7 +286,7 @@ impl Recording {
         self.events.iter().rev().take(2).any(has_stop)
     }
 
-    /// The stream has ended.
+    /// The stream has ended well, as its watch says.
     ///
     /// # Errors
     ///
@@ -261,7 +296,7 @@ impl Recording {
             return Err(Unfit::TooLarge);
         }
         let events = self.events.iter().map(|events| &**events);
-        Entry::of_events(self.status, &self.headers, events, (now, self.largest))
+        Entry::of_judged_events(self.status, &self.headers, events, (now, self.largest))
     }
 }
 

@@ -35,11 +35,6 @@ impl<'a> Members<'a> {
     }
 }
 
-/// Whether a body can be replayed as a stream.
-pub(super) fn is_readable(body: &[u8]) -> bool {
-    events(body).is_some()
-}
-
 /// All events of a message; `None` where `body` is none.
 pub(super) fn events(body: &[u8]) -> Option<Bytes> {
     let message: Members<'_> = serde_json::from_slice(body).ok()?;

@@ -19,6 +19,10 @@ const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(60);
 /// No entry is kept for longer; the map takes no more than a thousand years.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
+/// Part of the memory for entries that the map has not counted yet, since counting at every one costs
+/// more than the entry.
+const UNCOUNTED: u64 = 32;
+
 /// How a store is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "plain settings")]
@@ -198,6 +202,9 @@ pub(super) fn count(counter: &AtomicU64) {
 #[derive(Debug)]
 pub struct Store {
     memory: Cache<CacheKey, Arc<Entry>>,
+    /// Bytes of entries that the map may not have counted yet, and the most of them.
+    uncounted: AtomicU64,
+    most_uncounted: u64,
     disk: Option<Disk>,
     counters: Arc<Counters>,
     largest: usize,
@@ -212,8 +219,9 @@ impl Store {
     pub fn open(settings: &Settings, now: Timestamp) -> Result<Self, OpenError> {
         let counters = Arc::new(Counters::default());
         let evicted = Arc::clone(&counters);
+        let most_uncounted = settings.memory / UNCOUNTED;
         let memory = Cache::builder()
-            .max_capacity(settings.memory)
+            .max_capacity(settings.memory - most_uncounted)
             .weigher(|_, entry: &Arc<Entry>| u32::try_from(entry.weight()).unwrap_or(u32::MAX))
             .time_to_live(settings.keep.min(LONGEST))
             .eviction_listener(move |_, _, cause| {
@@ -228,6 +236,8 @@ impl Store {
         };
         Ok(Self {
             memory,
+            uncounted: AtomicU64::new(0),
+            most_uncounted,
             disk,
             counters,
             largest: settings.largest,
@@ -269,10 +279,15 @@ impl Store {
         count(&self.counters.puts);
     }
 
-    /// The map lets entries wait before it counts them. That many large ones would pass the bound.
+    /// The map lets entries wait before it counts them: for those there is room beside its bound.
     fn remember(&self, key: CacheKey, entry: Arc<Entry>) {
+        let weight = u64::try_from(entry.weight()).unwrap_or(u64::MAX);
         self.memory.insert(key, entry);
-        self.memory.run_pending_tasks();
+        let waiting = self.uncounted.fetch_add(weight, Ordering::Relaxed);
+        if waiting.saturating_add(weight) > self.most_uncounted {
+            self.uncounted.store(0, Ordering::Relaxed);
+            self.memory.run_pending_tasks();
+        }
     }
 
     /// Most bytes of a message that is kept.
@@ -298,6 +313,7 @@ impl Store {
     /// What it holds and has done.
     #[must_use]
     pub fn stats(&self) -> Stats {
+        self.memory.run_pending_tasks();
         let counters = &*self.counters;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {

@@ -110,7 +110,7 @@ impl Kept {
     ) {
         if self.admission.keeps() {
             let at = (self.clock.now(), self.store.largest());
-            self.keep(Entry::of_events(status, headers, events, at));
+            self.keep(Entry::of_judged_events(status, headers, events, at));
         }
     }
 

@@ -73,7 +73,7 @@ impl CallOperation {
         match exchange.rungs.place(rung)? {
             Place::Cache => {
                 let hit = exchange.kept.as_ref()?.find(occasion.cause).await?;
-                let replay = hit.entry.replay(exchange.is_stream());
+                let replay = hit.entry.replay(exchange.is_stream())?;
                 Some(Answer {
                     status: StatusCode::OK,
                     headers: replay.headers,

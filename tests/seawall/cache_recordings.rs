@@ -65,14 +65,14 @@ fn every_recorded_stream_comes_back_as_it_was_in_either_form() {
         };
         assert!(may_be_kept(&original), "{}", e.file);
         kept += 1;
-        let whole = entry.replay(false).body;
+        let whole = entry.replay(false).unwrap().body;
         assert_eq!(
             Message::from_body(&whole).as_ref(),
             Some(&original),
             "{}",
             e.file
         );
-        let events = entry.replay(true).body;
+        let events = entry.replay(true).unwrap().body;
         assert_eq!(read(&events, &e.file), original, "{}", e.file);
         // Once more round, nothing changes any more.
         let headers = &e.headers;
@@ -101,17 +101,17 @@ fn every_recorded_body_comes_back_byte_for_byte_and_as_a_stream() {
             continue;
         };
         kept += 1;
-        assert_eq!(entry.replay(false).body, body, "{}", e.file);
+        assert_eq!(entry.replay(false).unwrap().body, body, "{}", e.file);
         let message = message.expect("a message");
         assert!(may_be_kept(&message), "{}", e.file);
         assert_eq!(
-            read(&entry.replay(true).body, &e.file),
+            read(&entry.replay(true).unwrap().body, &e.file),
             message,
             "{}",
             e.file
         );
         // The body too, member for member.
-        let events = entry.replay(true).body;
+        let events = entry.replay(true).unwrap().body;
         let again = Entry::of_events(e.status, &e.headers, [&*events], (e.at, LARGEST));
         let value = |body: &[u8]| serde_json::from_slice::<Value>(body).expect("JSON");
         let again = again.expect("a whole stream");

@@ -16,17 +16,13 @@ use crate::error::{CallError, Rejected, Rejection};
 use crate::event::EventKind;
 use crate::limiter::{Lease, Reservation};
 use crate::permit::Permit;
-use crate::policy::ladder::{Cause, Kind, Ladder};
+use crate::policy::ladder::{Cause, Kind, Ladder, QUIET_SHARE};
 use crate::policy::quota::Cost;
 use crate::policy::retry::{Decision, MoveOn};
 use crate::system::Target;
 use crate::verdict::Verdict;
 
 mod aside;
-
-/// Part of the time left that a rung may be silent for while another target is below it: a target
-/// that hangs must not take the others' turn with it. The rest is enough for one more attempt.
-const QUIET_SHARE: f64 = 2.0 / 3.0;
 
 /// Runs a call to its end.
 pub(crate) async fn run<O: Operation>(

@@ -89,6 +89,11 @@ pub struct Ladder {
     refused_credentials: Vec<u64>,
 }
 
+/// Part of the time left that a rung without a share of its own may be silent for while a target that
+/// takes over is below it: one that hangs must not take the others' turn with it. The rest is enough for
+/// one more attempt.
+pub const QUIET_SHARE: f64 = 2.0 / 3.0;
+
 /// Most rungs of a ladder.
 const MOST_RUNGS: usize = 16;
 

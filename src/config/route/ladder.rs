@@ -51,6 +51,12 @@ impl Rung {
         }
     }
 
+    /// Whether it is a target for calls whose attempts above were in vain.
+    pub(super) fn takes_over(&self) -> bool {
+        self.place.target().is_some()
+            && (self.on.contains(Cause::AttemptsSpent) || self.on.contains(Cause::Quota))
+    }
+
     /// The words of the config for what leads to it.
     pub fn causes(&self) -> impl Iterator<Item = &'static str> {
         self.on.iter().map(word)

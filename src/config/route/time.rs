@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use seawall_actors::policy::ladder::Cause;
+use seawall_actors::policy::ladder::{Cause, QUIET_SHARE};
 
 use super::{Route, Rung};
 use crate::config::document::Section;
@@ -13,19 +13,15 @@ impl Route {
     /// those that are kept for the targets below.
     #[must_use]
     pub fn most_attempts(&self, rung: usize, made: u32) -> u32 {
-        let takes_over = |rung: &&Rung| {
-            rung.place.target().is_some()
-                && (rung.on.contains(Cause::AttemptsSpent) || rung.on.contains(Cause::Quota))
-        };
         let kept = self
             .ladder
             .iter()
             .skip(rung + 1)
-            .filter(takes_over)
+            .filter(|rung| rung.takes_over())
             .map(|rung| rung.attempts.unwrap_or(1))
             .fold(0, u32::saturating_add);
         // Each target that takes over gets one, and so does the first.
-        let others = self.ladder.iter().filter(takes_over).count();
+        let others = self.ladder.iter().filter(|rung| rung.takes_over()).count();
         let least = u32::try_from(others).map_or(u32::MAX, |others| others.saturating_add(1));
         let all = self.retry.attempts.max(least);
         let left = all.saturating_sub(made.saturating_add(kept.min(all - 1)));
@@ -61,6 +57,9 @@ pub(super) fn check_time(section: &Section<'_>, route: &Route) {
         let [(index, above), (_, below)] = pair else {
             continue;
         };
+        if !below.takes_over() {
+            continue;
+        }
         // What does not answer in time has too much to do.
         let leaves_early = below.on.contains(Cause::Overloaded);
         let most = route.most_attempts(*index, made);
@@ -68,7 +67,11 @@ pub(super) fn check_time(section: &Section<'_>, route: &Route) {
         made += attempts;
         let waits = route.retry.longest_wait_of(attempts);
         let longest = silent.saturating_mul(attempts).saturating_add(waits);
-        let may = route.time_of(above).min(longest);
+        let most = match above.share {
+            Some(_) => route.time_of(above),
+            None => total.saturating_sub(used).mul_f64(QUIET_SHARE),
+        };
+        let may = most.min(longest);
         used = used.saturating_add(may);
         let cut = if may < longest {
             ", cut by its share to "

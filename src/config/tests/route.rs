@@ -97,7 +97,8 @@ fn warning(route: &str) -> String {
 #[test]
 fn a_target_that_a_silent_one_keeps_calls_from_is_pointed_out_with_the_sum() {
     let clocks = "timeouts = { connect = \"1s\", headers = \"2s\", first_content = \"3s\", stall = \"3s\", total = \"20s\" }\nretry = { attempts = 4, base = \"1s\", cap = \"1s\" }\n";
-    let said = warning(&format!("{clocks}ladder = [\"a\", \"b\"]"));
+    let greedy = "{ rung = \"a\", share = 1.0 }";
+    let said = warning(&format!("{clocks}ladder = [{greedy}, \"b\"]"));
     assert!(
         said.starts_with("seawall.toml:7:10: route `default`: "),
         "{said}"
@@ -108,10 +109,11 @@ fn a_target_that_a_silent_one_keeps_calls_from_is_pointed_out_with_the_sum() {
         "{said}"
     );
     for enough in [
+        "[\"a\", \"b\"]",
         "[{ rung = \"a\", share = 0.5 }, \"b\"]",
-        "[{ rung = \"a\", attempts = 2 }, \"b\"]",
-        "[\"a\", { rung = \"b\", on = [\"overloaded\"] }]",
-        "[\"a\", { rung = \"b\", attempts = 2 }]",
+        "[{ rung = \"a\", share = 1.0, attempts = 2 }, \"b\"]",
+        "[{ rung = \"a\", share = 1.0 }, { rung = \"b\", on = [\"overloaded\"] }]",
+        "[{ rung = \"a\", share = 1.0 }, { rung = \"b\", attempts = 2 }]",
     ] {
         assert_eq!(
             warning(&format!("{clocks}ladder = {enough}")),
