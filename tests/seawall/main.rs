@@ -22,6 +22,7 @@ mod drill_real;
 mod estimates;
 #[cfg(test)]
 mod fallen_answers;
+#[cfg(test)]
 mod gateway;
 #[cfg(test)]
 mod gateway_abuse;
