@@ -1,6 +1,7 @@
 //! An answer that is kept: one whole message, in whichever form it came.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -243,9 +244,24 @@ pub struct Recording {
     events: Vec<Bytes>,
     bytes: usize,
     largest: usize,
+    /// What all recordings of a store hold, and the most of it.
+    room: Option<Room>,
+}
+
+/// Bytes that recordings under way may hold together.
+#[derive(Debug, Clone)]
+pub(super) struct Room {
+    pub(super) held: Arc<AtomicUsize>,
+    pub(super) most: usize,
 }
 
 impl Recording {
+    /// The same beside others, which share the room.
+    pub(super) fn within(mut self, room: Room) -> Self {
+        self.room = Some(room);
+        self
+    }
+
     /// An answer that begins with these headers. `largest` bounds the message, in bytes; what is held
     /// until it is put together may be up to 64 times as much.
     #[must_use]
@@ -260,17 +276,34 @@ impl Recording {
             events: Vec::new(),
             bytes: 0,
             largest,
+            room: None,
         }
     }
 
     /// Hears what goes to the caller.
     pub fn hear(&mut self, events: &Bytes) {
-        self.bytes = self.bytes.saturating_add(events.len());
         if self.is_too_large() {
-            self.events = Vec::new();
-        } else {
-            self.events.push(events.clone());
+            return;
         }
+        self.bytes = self.bytes.saturating_add(events.len());
+        let held = self.room.as_ref().map_or(0, |room| {
+            let before = room.held.fetch_add(events.len(), Ordering::Relaxed);
+            before.saturating_add(events.len())
+        });
+        self.events.push(events.clone());
+        if self.is_too_large() || self.room.as_ref().is_some_and(|room| held > room.most) {
+            self.let_go();
+        }
+    }
+
+    /// Keeps nothing of it.
+    fn let_go(&mut self) {
+        let held: usize = self.events.iter().map(Bytes::len).sum();
+        if let Some(room) = &self.room {
+            room.held.fetch_sub(held, Ordering::Relaxed);
+        }
+        self.events = Vec::new();
+        self.bytes = usize::MAX;
     }
 
     fn is_too_large(&self) -> bool {
@@ -291,12 +324,21 @@ impl Recording {
     /// # Errors
     ///
     /// Why it is not to be kept.
-    pub fn finish(self, now: Timestamp) -> Result<Entry, Unfit> {
+    pub fn finish(mut self, now: Timestamp) -> Result<Entry, Unfit> {
         if self.is_too_large() {
             return Err(Unfit::TooLarge);
         }
         let events = self.events.iter().map(|events| &**events);
-        Entry::of_judged_events(self.status, &self.headers, events, (now, self.largest))
+        let at = (now, self.largest);
+        let entry = Entry::of_judged_events(self.status, &self.headers, events, at);
+        self.let_go();
+        entry
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use http::{HeaderMap, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use moka::notification::RemovalCause;
 use moka::sync::Cache;
 
 use super::disk::Disk;
-use super::entry::Entry;
+use super::entry::{Entry, Recording, Room};
 use super::key::CacheKey;
 
 /// A wall clock may be set back by this much; an entry from further ahead is not believed.
@@ -205,6 +206,7 @@ pub struct Store {
     /// Bytes of entries that the map may not have counted yet, and the most of them.
     uncounted: AtomicU64,
     most_uncounted: u64,
+    recordings: Room,
     disk: Option<Disk>,
     counters: Arc<Counters>,
     largest: usize,
@@ -238,6 +240,10 @@ impl Store {
             memory,
             uncounted: AtomicU64::new(0),
             most_uncounted,
+            recordings: Room {
+                held: Arc::default(),
+                most: usize::try_from(settings.memory).unwrap_or(usize::MAX),
+            },
             disk,
             counters,
             largest: settings.largest,
@@ -288,6 +294,13 @@ impl Store {
             self.uncounted.store(0, Ordering::Relaxed);
             self.memory.run_pending_tasks();
         }
+    }
+
+    /// What listens to a stream that is to be kept. All that listen hold as much together as the memory
+    /// for entries is large; beyond that an answer is not kept.
+    #[must_use]
+    pub fn recording(&self, status: StatusCode, headers: &HeaderMap) -> Recording {
+        Recording::new(status, headers, self.largest).within(self.recordings.clone())
     }
 
     /// Most bytes of a message that is kept.

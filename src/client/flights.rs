@@ -5,7 +5,8 @@
 //! the last has left, the call is dropped. A flight that has ended is found by nobody: who comes
 //! later starts anew.
 //!
-//! Memory: an answer, up to 64 MiB, is held until its last reader has gone.
+//! Memory: an answer, up to 64 MiB, is held until its last reader has gone. While all of them together
+//! hold too much, calls are made alone.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,6 +14,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -46,9 +48,14 @@ pub(super) struct Flights {
     board: Arc<Board>,
 }
 
+/// Bytes that all flights may hold before no further one begins.
+const MOST_HELD: usize = 256 << 20;
+
 #[derive(Debug)]
 struct Board {
     most: usize,
+    /// Bytes of answers that flights hold.
+    held: AtomicUsize,
     flights: Mutex<HashMap<FlightKey, Listed>>,
 }
 
@@ -59,9 +66,26 @@ struct Listed {
     task: AbortHandle,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Flight {
+    board: Arc<Board>,
     state: Mutex<State>,
+    /// Bytes that it holds.
+    held: AtomicUsize,
+}
+
+impl Flight {
+    fn holds(&self, bytes: usize) {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        self.board.held.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let held = self.held.load(Ordering::Relaxed);
+        self.board.held.fetch_sub(held, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +125,7 @@ impl Flights {
     pub(super) fn new(most: usize) -> Self {
         let board = Board {
             most,
+            held: AtomicUsize::new(0),
             flights: Mutex::default(),
         };
         Self {
@@ -149,7 +174,8 @@ impl Flights {
         F: Future<Output = Result<Reply, Error>> + Send + 'static,
     {
         let mut flights = self.board.flights.lock();
-        let is_full = flights.len() >= self.board.most;
+        let is_full =
+            flights.len() >= self.board.most || self.board.held.load(Ordering::Relaxed) > MOST_HELD;
         let (flight, shared) = match flights.entry(key) {
             Entry::Occupied(mut listed) => {
                 let listed = listed.get_mut();
@@ -158,7 +184,11 @@ impl Flights {
             }
             Entry::Vacant(_) if is_full => return Err(lead),
             Entry::Vacant(place) => {
-                let flight = Arc::new(Flight::default());
+                let flight = Arc::new(Flight {
+                    board: Arc::clone(&self.board),
+                    state: Mutex::default(),
+                    held: AtomicUsize::new(0),
+                });
                 let landing = Landing {
                     board: Arc::clone(&self.board),
                     key,
@@ -260,7 +290,10 @@ where
             report,
         };
         let mut events = match body {
-            ReplyBody::Whole(body) => return Some(Answer::Whole(head, body)),
+            ReplyBody::Whole(body) => {
+                flight.holds(body.len());
+                return Some(Answer::Whole(head, body));
+            }
             ReplyBody::Stream(events) => events,
         };
         let call = Arc::clone(&head.report.call);
@@ -273,6 +306,7 @@ where
                 flight.change(|state| state.events.push(last));
                 break;
             }
+            flight.holds(more.len());
             flight.change(|state| state.events.push(more));
         }
         None

@@ -117,7 +117,7 @@ impl Kept {
     /// What listens to an answer that is handed on as it comes.
     pub(super) fn record(&self, status: StatusCode, headers: &HeaderMap) -> Option<Recording> {
         let keeps = self.admission.keeps();
-        keeps.then(|| Recording::new(status, headers, self.store.largest()))
+        keeps.then(|| self.store.recording(status, headers))
     }
 
     /// Keeps an answer that was handed on and has ended well.

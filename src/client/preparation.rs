@@ -202,16 +202,21 @@ impl Seawall {
             .targets
             .resolve(&self.shared, (name, settings), endpoint, who)
             .await?;
+        let known = match (endpoint, &source.query) {
+            (Endpoint::Messages, None) => self.shared.targets.messages_at(name),
+            _ => None,
+        };
+        let uri = match known {
+            Some(known) => known,
+            None => address(&settings.base_url, endpoint, source.query.as_deref())?,
+        };
+        // From here on nothing fails: who takes the headers keeps them for the rungs below.
         let mut headers = source.take_headers().unwrap_or_else(|| {
             let sent = exchange.rungs.any_prepared();
             sent.map(|sent| sent.headers.clone()).unwrap_or_default()
         });
         credential.apply(&mut headers);
         name_version(&mut headers);
-        let known = match (endpoint, &source.query) {
-            (Endpoint::Messages, None) => self.shared.targets.messages_at(name),
-            _ => None,
-        };
         let shape = Shape::of(model.unwrap_or(""), source.view.as_ref());
         let expected = match endpoint {
             Endpoint::Messages => expectation.expect(shape),
@@ -223,10 +228,7 @@ impl Seawall {
                 Some(own) => Some(own.as_str().into()),
                 None => exchange.model.clone(),
             },
-            uri: match known {
-                Some(known) => known,
-                None => address(&settings.base_url, endpoint, source.query.as_deref())?,
-            },
+            uri,
             headers,
             body,
             credential_source: origin,
