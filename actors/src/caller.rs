@@ -1,7 +1,7 @@
 //! A call: what is asked, where it may be answered, and what it took.
 //!
 //! The call path, top to bottom: ladder → breaker → reserve → breaker again → attempt → verdict →
-//! settle → retry, next rung or the end. [`walk`] holds it, [`race`] the attempts of one moment.
+//! settle → retry, next rung or the end. `walk` holds it, `race` the attempts of one moment.
 
 use std::sync::Arc;
 use std::time::Duration;
