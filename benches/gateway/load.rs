@@ -54,6 +54,7 @@ pub(crate) struct Load {
     kind: Kind,
     connections: usize,
     varied: bool,
+    no_store: bool,
 }
 
 impl Load {
@@ -63,12 +64,19 @@ impl Load {
             kind,
             connections,
             varied: false,
+            no_store: false,
         }
     }
 
     /// Asks something else in every request.
     pub(crate) const fn varied(mut self) -> Self {
         self.varied = true;
+        self
+    }
+
+    /// Keeps caches out of every request.
+    pub(crate) const fn no_store(mut self) -> Self {
+        self.no_store = true;
         self
     }
 
@@ -91,7 +99,7 @@ impl Load {
     }
 
     async fn client(self, until: Instant) -> Outcome<Seen> {
-        let mut request = request(self.kind);
+        let mut request = request(self.kind, self.no_store);
         let number = upstream::find(&request, SAME).ok_or("no number")?;
         let mut connection = Connection::open(self.address).await?;
         let mut seen = Seen::default();
@@ -123,7 +131,7 @@ impl Load {
 
 /// Opens streams that do not end, and holds them at their first content.
 pub(crate) async fn hold(address: SocketAddr, streams: usize) -> Outcome<Vec<impl Sized>> {
-    let request = request(Kind::Held);
+    let request = request(Kind::Held, false);
     let mut open = Vec::new();
     for _ in 0..streams {
         let mut connection = Connection::open(address).await?;
@@ -212,7 +220,7 @@ impl Connection {
 }
 
 /// A request as an SDK writes it, with a prompt of about 2 KB.
-fn request(kind: Kind) -> Vec<u8> {
+fn request(kind: Kind, no_store: bool) -> Vec<u8> {
     let word = kind.word();
     let stream = kind != Kind::Whole;
     let paragraph = "The dike was raised after the flood of that winter, and ever since somebody \
@@ -225,6 +233,11 @@ fn request(kind: Kind) -> Vec<u8> {
          \"messages\":[{{\"role\":\"user\",\"content\":\"{prompt}\"}}]}}"
     );
     let length = body.len();
+    let cache_control = if no_store {
+        "cache-control: no-store\r\n"
+    } else {
+        ""
+    };
     format!(
         "POST /v1/messages HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n\
          accept: application/json\r\nuser-agent: Anthropic/Python 0.84.0\r\n\
@@ -235,7 +248,7 @@ fn request(kind: Kind) -> Vec<u8> {
          x-stainless-arch: x64\r\nx-stainless-runtime: CPython\r\n\
          x-stainless-runtime-version: 3.13.5\r\nx-stainless-async: false\r\n\
          x-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\n\
-         content-length: {length}\r\n\r\n{body}"
+         {cache_control}content-length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
 }

@@ -35,7 +35,8 @@ const HEADERS: &str = "\
     anthropic-ratelimit-output-tokens-reset: 2099-01-01T00:00:00Z\r\n\
     date: Tue, 24 Nov 2026 12:00:00 GMT\r\n";
 
-const ANSWER: &str = r#"{"model":"claude-sonnet-5-5","id":"msg_01XFDUDYJgAACzvnptvVoYEL","type":"message","role":"assistant","content":[{"type":"text","text":"What holds the sea back is mostly patience: stone laid on stone, clay packed behind it, and somebody who walks along the crest after every storm to see what has moved. A wall by itself only turns the wave around."}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":412,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"cache_creation":{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0},"output_tokens":61,"service_tier":"standard"}}"#;
+/// The whole answer.
+pub(crate) const ANSWER: &str = r#"{"model":"claude-sonnet-5-5","id":"msg_01XFDUDYJgAACzvnptvVoYEL","type":"message","role":"assistant","content":[{"type":"text","text":"What holds the sea back is mostly patience: stone laid on stone, clay packed behind it, and somebody who walks along the crest after every storm to see what has moved. A wall by itself only turns the wave around."}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":412,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"cache_creation":{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0},"output_tokens":61,"service_tier":"standard"}}"#;
 
 /// Every answer, ready to be written.
 struct Answers {
