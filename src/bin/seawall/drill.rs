@@ -21,6 +21,7 @@ that what was counted agrees: seawall's metrics and log lines, a meter on the wi
 Scenarios:
   outage          a minute of 529 in three minutes at 20 calls a second, and no other model
   outage-primary  the same, with a smaller model that stays healthy
+  outage-ladder   the whole provider is down; behind it a smaller model, a cache, a fixed text
   limits          300 agents of 3 steps at once against 600 requests a minute
   overload        ten minutes of calls that ask for 120 % of an input-token quota
   flaky           200 agent runs of 10 steps while 15 % of all attempts fail
@@ -172,5 +173,20 @@ fn failed(error: &DrillError) -> ExitCode {
         ExitCode::from(2)
     } else {
         ExitCode::FAILURE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_names_every_scenario() {
+        for scenario in Scenario::built_in() {
+            let is_named = AFTER_HELP
+                .split(|c: char| c.is_whitespace() || c == ';')
+                .any(|word| word == scenario.name);
+            assert!(is_named, "{}", scenario.name);
+        }
     }
 }
