@@ -1,6 +1,6 @@
 //! Where a call ends when some of its rungs let nobody pass and others have said no.
 
-use super::ladders::{BUSY, DENIED, Played, REFUSED, by_name};
+use super::ladders::{BUSY, DENIED, Played, REFUSED, by_name, open};
 use super::*;
 use crate::admission::Terms;
 use crate::policy::backoff::Backoff;
@@ -9,6 +9,7 @@ use crate::policy::ladder::{Cause, Causes};
 
 const UNKNOWN: Verdict =
     Verdict::new("not_found", Blame::Caller, Again::Elsewhere).because(Cause::NotFound);
+const LIMITED: Verdict = Verdict::new("rate_limited", Blame::Quota, Again::Here);
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -175,4 +176,42 @@ async fn a_limiter_that_dies_on_a_call_sends_it_on_and_not_away() {
     let finished = system.run(call, played).await;
     assert_eq!(told(&finished), "b");
     assert_eq!(finished.report.cause, Some(Cause::Quota));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_its_quota_refuses_costs_the_retry_budget_nothing() {
+    let system = system().await;
+    let target = used_up(&system).await;
+    let budget = || system.snapshot().breakers[0].retry_budget;
+    let before = budget();
+    for _ in 0..8 {
+        let mut call = call_to(&[&target], MINUTE);
+        call.continues = true;
+        call.patience = Duration::ZERO;
+        let finished = system.run(call, Played::new(by_name(&[]))).await;
+        assert!(matches!(finished.result, Err(CallError::Refused(_))));
+        assert_eq!(finished.report.attempts, 0);
+    }
+    assert_eq!(budget(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_probe_that_was_told_to_wait_nobody_comes_before() {
+    let system = system().await;
+    let a = open(&system, "a").await;
+    let at = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&at);
+    let played = Played::new(move |_| {
+        let mut noted = noted.lock();
+        noted.push(Instant::now());
+        let told = LIMITED.not_before(Some(secs(20)));
+        (
+            Duration::ZERO,
+            if noted.len() == 1 { Err(told) } else { Ok("a") },
+        )
+    });
+    let finished = system.run(call_to(&[&a], MINUTE), played).await;
+    assert_eq!(told(&finished), "a");
+    let at = at.lock().clone();
+    assert!(at[1] - at[0] >= secs(20), "{:?}", at[1] - at[0]);
 }
