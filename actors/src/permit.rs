@@ -31,10 +31,11 @@ pub struct Permit {
 impl Permit {
     pub(crate) fn new(
         target: Target,
-        ticket: Ticket,
+        mut ticket: Ticket,
         lease: Option<(Lease, Cost)>,
         counted: Counted,
     ) -> Self {
+        ticket.spend();
         let (lease, reserved) = lease.map_or((None, Cost::ZERO), |(l, cost)| (Some(l), cost));
         Self {
             target,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use seawall_actors::policy::InvalidPolicy;
 use seawall_actors::policy::hedge::HedgeBudget;
-use seawall_actors::policy::ladder::{Cause, Kind, Rules};
+use seawall_actors::policy::ladder::{Cause, Rules};
 use secrecy::ExposeSecret;
 
 use crate::capability::Features;
@@ -81,19 +81,9 @@ impl Ladders {
 }
 
 fn rung_of(rung: &config::Rung, credentials: &BTreeMap<&str, u64>) -> Rung {
-    let (kind, credential) = match &rung.place {
-        Place::Target(name) => {
-            let own = credentials.get(name.as_str()).copied();
-            (Kind::Target, own.unwrap_or(THE_CALLERS))
-        }
-        _ => (Kind::StandIn, THE_CALLERS),
-    };
-    let mut rules = Rules::TARGET;
-    rules.kind = kind;
-    rules.led_to_by = rung.on;
-    rules.attempts = rung.attempts;
-    rules.share = rung.share;
-    rules.credential = credential;
+    let own = rung.place.target().and_then(|name| credentials.get(name));
+    let mut rules = rung.rules();
+    rules.credential = own.copied().unwrap_or(THE_CALLERS);
     Rung {
         name: rung.place.to_string().into(),
         place: rung.place.clone(),

@@ -33,7 +33,7 @@ pub use template::{InvalidTemplate, Template, Variables};
 use cache::read_cache;
 use clocks::{read_delivery, read_retry, read_timeouts, read_wait};
 use grant::{Said, Wishes, grant};
-use hedge::read_hedge;
+use hedge::{check_hedge, read_hedge};
 use ladder::{Surroundings, add_fallbacks, read_ladder};
 use stagger::read_stagger;
 use template::read_static;
@@ -321,6 +321,7 @@ fn read(
         name,
     };
     check_time(section, &route);
+    check_hedge(section, &route);
     (route, wishes)
 }
 

@@ -46,6 +46,9 @@ impl BreakerState {
                 if outcome.signal == Signal::Success {
                     self.budget.on_success(now);
                 }
+                if outcome.refund {
+                    self.budget.give_back(now);
+                }
                 let Outcome {
                     pass, signal, took, ..
                 } = outcome;
@@ -124,8 +127,10 @@ impl BreakerState {
             self.circuit.release(now, pass);
             return bar(waiter, Bar::Budget, None);
         }
+        let ticket = Ticket::new(breaker.clone(), pass);
+        let ticket = if waiter.again { ticket.paid() } else { ticket };
         // An asker that has left drops the ticket, and so gives the pass back.
-        drop(waiter.reply.send(Ok(Ticket::new(breaker.clone(), pass))));
+        drop(waiter.reply.send(Ok(ticket)));
     }
 
     /// Lets pass whom the circuit lets pass. Says when to look again.

@@ -15,6 +15,8 @@ pub(crate) struct Ticket {
     /// Counted as slow while in flight; the end only frees its place.
     overdue: bool,
     used: bool,
+    /// A retry's, paid for from the budget, and no attempt has been made with it yet.
+    unspent: bool,
 }
 
 impl Ticket {
@@ -24,7 +26,19 @@ impl Ticket {
             pass,
             overdue: false,
             used: false,
+            unspent: false,
         }
+    }
+
+    /// The same pass, for a retry that the budget has paid for.
+    pub(super) const fn paid(mut self) -> Self {
+        self.unspent = true;
+        self
+    }
+
+    /// An attempt is made with it.
+    pub(crate) const fn spend(&mut self) {
+        self.unspent = false;
     }
 
     /// Whether the circuit is still in the state that gave this pass.
@@ -55,9 +69,15 @@ impl Ticket {
             pass: self.pass,
             signal,
             took,
-            // A 429's hint is about the quota; the breaker waits only on the target's own word.
-            not_before: hint.filter(|_| signal == Signal::Failure),
+            // A 429's hint is about the quota: only a probe that heard it has the breaker wait, or the
+            // next would come too early too.
+            not_before: hint.filter(|_| match signal {
+                Signal::Failure => true,
+                Signal::Limited => self.is_probe(),
+                Signal::Success | Signal::Neutral => false,
+            }),
             overdue: self.overdue,
+            refund: self.unspent,
         }));
     }
 }
@@ -78,4 +98,6 @@ pub(super) struct Outcome {
     pub(super) took: Duration,
     pub(super) not_before: Option<Duration>,
     pub(super) overdue: bool,
+    /// What the retry budget paid for it was not needed.
+    pub(super) refund: bool,
 }

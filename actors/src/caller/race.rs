@@ -17,7 +17,6 @@ use super::{CallContext, HedgeOn, Operation, Place, panic_message};
 use crate::admission::{Terms, admit};
 use crate::event::EventKind;
 use crate::permit::Permit;
-use crate::policy::ladder::Cause;
 use crate::policy::quota::Cost;
 use crate::system::Target;
 use crate::verdict::{Again, Blame, Verdict};
@@ -25,8 +24,8 @@ use crate::verdict::{Again, Blame, Verdict};
 /// An attempt that ran past its deadline.
 const TIMED_OUT: Verdict = Verdict::new("timeout_total", Blame::Target, Again::Never);
 
-/// How an attempt ended. The error is absent when it had none of its own to show.
-pub(super) type Ended<T, E> = (Result<T, Option<E>>, Verdict);
+/// How an attempt ended.
+pub(super) type Ended<T, E> = (Result<T, E>, Verdict);
 
 /// An attempt's end, or the panic of its operation.
 type Caught<T, E> = Result<Outcome<T, E>, Box<dyn Any + Send>>;
@@ -36,6 +35,9 @@ struct Arm {
     rung: usize,
     target: Target,
     hold: Hold,
+    is_probe: bool,
+    /// Until then it is not slow; taken when that has been said.
+    slow_at: Option<Instant>,
 }
 
 impl Arm {
@@ -57,7 +59,14 @@ impl Arm {
             }
             permit.finish(&verdict, cost);
         }
-        Ok((result.map_err(Some), verdict))
+        Ok((result, verdict))
+    }
+
+    /// Has the breaker count it now if it is slow.
+    fn mark_slow(&mut self, now: Instant) {
+        if self.slow_at.take_if(|at| *at <= now).is_some() {
+            self.hold.on_permit(Permit::mark_overdue);
+        }
     }
 
     fn timed_out(&self) {
@@ -99,17 +108,26 @@ impl<T, E> Second<'_, T, E> {
         }
     }
 
-    const fn due(&self) -> Option<Instant> {
+    fn is_due(&self, now: Instant) -> bool {
+        matches!(self, Self::Due(at) if *at <= now)
+    }
+
+    /// When there is something to do for it.
+    const fn next_at(&self) -> Option<Instant> {
         match self {
             Self::Due(at) => Some(*at),
-            _ => None,
+            Self::Running(arm, _) => arm.slow_at,
+            Self::Without | Self::Asking(_) => None,
         }
     }
 
-    /// Whether it is on its way. One that only asks for the right to be made is not: what the first
-    /// said, such as when to come again, holds for it too.
-    const fn is_running(&self) -> bool {
-        matches!(self, Self::Running(..))
+    /// The attempt, if it is on its way. One that only asks for the right to be made is not: what the
+    /// first said, such as when to come again, holds for it too.
+    const fn running(&mut self) -> Option<&mut Arm> {
+        match self {
+            Self::Running(arm, _) => Some(arm),
+            _ => None,
+        }
     }
 
     /// Ends it, as one that another has outrun.
@@ -123,11 +141,14 @@ impl<T, E> Second<'_, T, E> {
     fn has_content(&self) -> bool {
         matches!(self, Self::Running(arm, _) if arm.hold.has_content())
     }
+}
 
-    fn timed_out(&self) {
-        if let Self::Running(arm, _) = self {
-            arm.timed_out();
-        }
+/// What two attempts say that have both failed: the first's word, unless that one may be made again and
+/// the second's on the same rung says that nothing else will come of it.
+fn told<T, E>(first: Ended<T, E>, last_word: Option<Ended<T, E>>) -> Ended<T, E> {
+    match last_word {
+        Some(last_word) if first.0.is_err() && first.1.again == Again::Here => last_word,
+        _ => first,
     }
 }
 
@@ -143,61 +164,67 @@ impl<E: Send> Walk<E> {
         O: Operation<Error = E>,
     {
         let (target, mut until) = (&turn.target, turn.quiet_until);
-        let mut slow_at = Some(permit.started() + target.breaker().slow_after());
         let hedge = self.call.hedge.as_ref();
         let after =
             hedge.and_then(|hedge| hedge.after.or_else(|| operation.usually_within(turn.rung)));
-        let mut second = after.map_or(Second::Without, |after| {
-            Second::Due(permit.started() + after)
-        });
-        let (arm, attempt) = self.arm((turn.rung, target), permit, turn);
+        let due = after.and_then(|after| permit.started().checked_add(after));
+        let mut second = due.map_or(Second::Without, Second::Due);
+        let (mut arm, attempt) = self.arm((turn.rung, target), permit, turn);
         let first = AssertUnwindSafe(operation.attempt(attempt)).catch_unwind();
         tokio::pin!(first);
-        let mut failed = None;
+        // What the first said, and what the second said for good of the same rung.
+        let (mut failed, mut last_word) = (None, None);
         let alarm = sleep_until(until);
         tokio::pin!(alarm);
         loop {
-            let due = [slow_at, second.due()].into_iter().flatten();
+            let due = [arm.slow_at, second.next_at()].into_iter().flatten();
             alarm.as_mut().reset(due.fold(until, Instant::min));
             tokio::select! {
                 biased;
-                caught = &mut first, if failed.is_none() => match arm.ended(caught)? {
-                    (Ok(answer), verdict) => {
-                        second.lose();
+                caught = &mut first, if failed.is_none() => {
+                    let ended = arm.ended(caught)?;
+                    if ended.0.is_err() && second.running().is_some() {
+                        failed = Some(ended);
+                        continue;
+                    }
+                    second.lose();
+                    self.attribute_to(&arm);
+                    return Ok(told(ended, last_word));
+                }
+                news = second.next() => {
+                    match self.second(operation, &mut second, (news, &arm), turn)? {
+                        Some((Ok(answer), verdict)) => {
+                            arm.hold.outrun();
+                            return Ok((Ok(answer), verdict));
+                        }
+                        said => last_word = said,
+                    }
+                    if second.running().is_none() && let Some(ended) = failed.take() {
                         self.attribute_to(&arm);
-                        return Ok((Ok(answer), verdict));
+                        return Ok(told(ended, last_word));
                     }
-                    ended if second.is_running() => failed = Some(ended),
-                    ended => return Ok(ended),
-                },
-                news = second.next() => match self.second(operation, &mut second, (news, &arm), turn)? {
-                    Some(answer) => {
-                        arm.hold.outrun();
-                        return Ok((Ok(answer), Verdict::OK));
-                    }
-                    None => if !second.is_running() && let Some(ended) = failed.take() {
-                        return Ok(ended);
-                    },
-                },
+                }
                 () = &mut alarm => {
                     let now = Instant::now();
-                    let has_content = arm.hold.has_content() || second.has_content();
+                    // One that has failed has given its permit back, and waits for nothing.
+                    let first_has = failed.is_none() && arm.hold.has_content();
+                    let has_content = first_has || second.has_content();
                     if now >= until && until < turn.until && has_content {
                         until = turn.until;
                         continue;
                     }
                     if now >= until {
-                        arm.timed_out();
-                        second.timed_out();
-                        if let Some((Err(Some(error)), verdict)) = failed {
-                            self.last = Some((error, verdict));
-                        }
-                        return Err(self.out_of_time(target));
+                        let said = match failed {
+                            Some(ended) => Some(told(ended, last_word)),
+                            None => last_word,
+                        };
+                        return self.cut((&arm, &mut second), said, has_content);
                     }
-                    if slow_at.take_if(|at| *at <= now).is_some() {
-                        arm.hold.on_permit(Permit::mark_overdue);
+                    arm.mark_slow(now);
+                    if let Some(arm) = second.running() {
+                        arm.mark_slow(now);
                     }
-                    if second.due().is_some_and(|at| at <= now) {
+                    if second.is_due(now) {
                         second = self.hedge(operation, turn, &arm);
                     }
                 }
@@ -205,14 +232,40 @@ impl<E: Send> Walk<E> {
         }
     }
 
-    /// Goes on with the second attempt; gives its answer if it has won.
+    /// Ends the attempts of one moment, since their time is over. What was `said` by one of them is more
+    /// than the other's silence, while there is time to act on it.
+    fn cut<T>(
+        &mut self,
+        (first, second): (&Arm, &mut Second<'_, T, E>),
+        said: Option<Ended<T, E>>,
+        has_content: bool,
+    ) -> Result<Ended<T, E>, Left> {
+        first.timed_out();
+        if let Some(second) = second.running() {
+            second.timed_out();
+            self.ladder.count_attempt(second.rung);
+        }
+        self.attribute_to(first);
+        match said {
+            Some(said) if Instant::now() < self.call.deadline => return Ok(said),
+            Some((Err(error), verdict)) => self.last = Some((error, verdict)),
+            _ => {}
+        }
+        if !first.is_probe {
+            self.ladder.count_attempt(first.rung);
+        }
+        Err(self.silent(&first.target, has_content))
+    }
+
+    /// Goes on with the second attempt. Gives its answer if it has won, or its last word on the first's
+    /// own rung.
     fn second<'o, O>(
         &mut self,
         operation: &'o O,
         second: &mut Second<'o, O::Answer, E>,
         (news, first): (News<O::Answer, E>, &Arm),
         turn: &Turn,
-    ) -> Result<Option<O::Answer>, Left>
+    ) -> Result<Option<Ended<O::Answer, E>>, Left>
     where
         O: Operation<Error = E>,
     {
@@ -232,15 +285,20 @@ impl<E: Send> Walk<E> {
                 }
             }
             (News::Ended(caught), Second::Running(arm, _)) => match arm.ended(caught)? {
-                (Ok(answer), _) => {
+                (Ok(answer), verdict) => {
                     self.attribute_to(&arm);
-                    return Ok(Some(answer));
+                    return Ok(Some((Ok(answer), verdict)));
                 }
                 (Err(error), verdict) => {
-                    self.ladder.count_attempt();
-                    self.last = error
-                        .map(|error| (error, verdict))
-                        .or_else(|| self.last.take());
+                    self.ladder.count_attempt(arm.rung);
+                    if verdict.again == Again::Here {
+                        self.last = Some((error, verdict));
+                    } else if arm.rung == turn.rung {
+                        return Ok(Some((Err(error), verdict)));
+                    } else {
+                        self.ladder.close(arm.rung, verdict.cause());
+                        self.last = Some((error, verdict));
+                    }
                 }
             },
             _ => {}
@@ -268,7 +326,7 @@ impl<E: Send> Walk<E> {
                 (turn.rung, place)
             }
             HedgeOn::Next => {
-                let next = self.ladder.next_target(Cause::AttemptsSpent);
+                let next = self.ladder.next_after_silence();
                 let place = next.and_then(|rung| self.call.rungs.get(rung));
                 match (next, place) {
                     (Some(rung), Some(next)) => (rung, next.place.clone()),
@@ -276,6 +334,9 @@ impl<E: Send> Walk<E> {
                 }
             }
         };
+        if !self.ladder.may_attempt_beside(rung) {
+            return Second::Without;
+        }
         let budget = Arc::clone(&hedge.budget);
         let (context, terms) = (Arc::clone(&self.context), self.at_once());
         Second::Asking(
@@ -309,7 +370,7 @@ impl<E: Send> Walk<E> {
         }
     }
 
-    /// Counts an attempt that is about to be made.
+    /// Takes an attempt down that is about to be made.
     fn arm(
         &mut self,
         (rung, target): (usize, &Target),
@@ -319,6 +380,9 @@ impl<E: Send> Walk<E> {
         self.report.attempts += 1;
         self.report.rung = rung;
         self.report.target = Some(Arc::clone(target.name()));
+        let is_probe = permit.is_probe();
+        let slow_after = target.breaker().slow_after();
+        let slow_at = permit.started().checked_add(slow_after);
         let hold = Hold::new(permit);
         let to = (target.clone(), rung);
         let attempt = Attempt::new(
@@ -328,7 +392,13 @@ impl<E: Send> Walk<E> {
             hold.clone(),
         );
         let target = target.clone();
-        let arm = Arm { rung, target, hold };
+        let arm = Arm {
+            rung,
+            target,
+            hold,
+            is_probe,
+            slow_at,
+        };
         (arm, attempt)
     }
 

@@ -41,7 +41,8 @@ pub(crate) async fn run<O: Operation>(
         }
     };
     let now = Instant::now();
-    let until = call.deadline.min(now + call.patience);
+    let until = now.checked_add(call.patience);
+    let until = until.map_or(call.deadline, |until| until.min(call.deadline));
     let mut walk = Walk {
         context,
         began: now,
@@ -100,9 +101,10 @@ impl<E: Send> Walk<E> {
         O: Operation<Error = E>,
     {
         let (mut ticket, mut cause) = (None, None);
+        // Whether a rung was left for what may be gone after a while, once one was left.
+        let mut passing = None;
         loop {
             let mut barred = Vec::new();
-            let mut passing = true;
             while let Some(rung) = self.ladder.rung() {
                 if self.is_stand_in(rung) {
                     if let Some(answer) = operation.stand_in(rung, self.occasion(cause)).await {
@@ -119,11 +121,7 @@ impl<E: Send> Walk<E> {
                 let (why, word) = match left {
                     Left::GiveUp => return Err(self.last_error()),
                     Left::Panicked(message) => return Err(CallError::Panicked(message)),
-                    Left::Late => {
-                        passing = true;
-                        barred.clear();
-                        break;
-                    }
+                    Left::Late => return self.last_resort(operation).await,
                     Left::Barred(rejected, cause) => {
                         barred.push(rung);
                         let word = rejected.why.as_str();
@@ -132,19 +130,22 @@ impl<E: Send> Walk<E> {
                     }
                     Left::Fell(cause, word) => (cause, word),
                 };
-                passing = is_passing(why);
+                passing = Some(passing == Some(true) || is_passing(why));
                 self.fall(rung, why, word);
                 cause = Some(why);
             }
+            if cause == Some(Cause::Refused) {
+                // It is an answer: those above that let nobody pass are not waited for to hear another.
+                return Err(self.last_error());
+            }
             barred.retain(|rung| self.ladder.is_open(*rung));
-            let waits = !barred.is_empty();
             match Box::pin(self.first_to_open(&barred)).await {
                 Some((rung, passed)) => {
                     self.ladder.stand_on(rung);
                     ticket = Some(passed);
                 }
-                None if passing || waits => return self.last_resort(operation).await,
-                None => return Err(self.last_error()),
+                None if passing == Some(false) => return Err(self.last_error()),
+                None => return self.last_resort(operation).await,
             }
         }
     }
@@ -186,9 +187,9 @@ impl<E: Send> Walk<E> {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            self.last = error.map(|error| (error, verdict));
+            self.last = Some((error, verdict));
             if !was_probe {
-                self.ladder.count_attempt();
+                self.ladder.count_attempt(rung);
             }
             Box::pin(self.pause(&turn, &verdict, was_probe)).await?;
         }
@@ -217,7 +218,7 @@ impl<E: Send> Walk<E> {
                 let until = self.call.deadline.min(now + whole.mul_f64(share));
                 (until, until)
             }
-            None if self.ladder.next_target(Cause::AttemptsSpent).is_some() => {
+            None if self.ladder.next_after_silence().is_some() => {
                 (self.call.deadline, now + left.mul_f64(QUIET_SHARE))
             }
             None => (self.call.deadline, self.call.deadline),
@@ -361,7 +362,6 @@ impl<E: Send> Walk<E> {
         if self.ladder.attempts_left() == 0 {
             return None;
         }
-        let mut until = self.until;
         let began = Instant::now();
         let mut asks = Vec::new();
         for &rung in barred {
@@ -371,7 +371,11 @@ impl<E: Send> Walk<E> {
             };
             let target = target.clone();
             let useful = self.useful_time(&target);
-            until = until.min(self.call.deadline.checked_sub(useful).unwrap_or(began));
+            let until = self.call.deadline.checked_sub(useful).unwrap_or(began);
+            let until = until.min(self.until);
+            if until <= began {
+                continue;
+            }
             let knock = Knock {
                 call: Arc::clone(&self.call.id),
                 priority: self.call.priority,
@@ -386,7 +390,7 @@ impl<E: Send> Walk<E> {
             asks.push(ask.boxed());
         }
         let mut passed = None;
-        while !asks.is_empty() && until > began {
+        while !asks.is_empty() {
             let ((rung, target, answer), _, others) = select_all(asks).await;
             match answer {
                 Ok(Ok(ticket)) => {
@@ -442,6 +446,15 @@ impl<E: Send> Walk<E> {
         answer
     }
 
+    /// Says that a target has used up its time with nothing to show for it, or not enough.
+    pub(super) fn silent(&mut self, target: &Target, has_content: bool) -> Left {
+        let late = Instant::now() >= self.call.deadline;
+        if !late && !has_content && self.ladder.leads_to(Cause::Overloaded).is_some() {
+            return Left::Fell(Cause::Overloaded, "share_spent");
+        }
+        self.out_of_time(target)
+    }
+
     /// Says that the call's time on a target is over: all of it, or the rung's part.
     pub(super) fn out_of_time(&mut self, target: &Target) -> Left {
         if Instant::now() < self.call.deadline {
@@ -457,7 +470,8 @@ impl<E: Send> Walk<E> {
             retry_after: None,
         });
         match why {
-            Rejection::DeadlinePassed => Left::Late,
+            // Else only the time to wait for this target is over, not the call's.
+            Rejection::DeadlinePassed if Instant::now() >= self.call.deadline => Left::Late,
             Rejection::Stopped | Rejection::Draining => Left::GiveUp,
             _ => Left::Fell(cause, why.as_str()),
         }

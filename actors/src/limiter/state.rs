@@ -27,7 +27,8 @@ const SERVE_AT_ONCE: usize = 256;
 /// into one class of all, and the calls that somebody looks at would wait with the rest.
 const AGE_AFTER: Duration = Duration::from_secs(200);
 
-/// A call whose time is up in the queue isn't told to come back before this.
+/// A call whose time is up in the queue, or for which it has no place, isn't told to come back before
+/// this.
 const SOONEST: Duration = Duration::from_secs(1);
 
 /// No wait is told that is longer.
@@ -103,13 +104,15 @@ impl LimiterState {
         now: Instant,
         limiter: &Limiter,
     ) {
+        let waits = reservation.until > now;
         if self.queue.is_empty() {
             match self
                 .quota
                 .try_reserve(reservation.cost, reservation.expires, now)
             {
                 Ok(id) => return grant(reply, limiter, id),
-                Err(refusal) if refusal.at > reservation.until => {
+                // Nobody is refused by a guess who can wait to see.
+                Err(refusal) if refusal.at > reservation.until && !(refusal.is_guess && waits) => {
                     return refuse(reply, refusal.at, refusal.axis, false);
                 }
                 Err(_) => {}
@@ -118,6 +121,9 @@ impl LimiterState {
         let ahead = self.queue.ahead(reservation.priority, &reservation.tenant);
         let wait = self.quota.wait_behind(ahead.cost, reservation.cost, now);
         let turn = later(now, self.overtaking.expect(reservation.priority, wait));
+        if !waits {
+            return refuse(reply, turn.max(now + SOONEST), None, false);
+        }
         if turn > reservation.until {
             return refuse(reply, turn, None, false);
         }
@@ -145,7 +151,7 @@ impl LimiterState {
                 until: turn,
                 position: ahead.calls + 1,
             }),
-            Err(waiter) => refuse(waiter.reply, turn, None, true),
+            Err(waiter) => refuse(waiter.reply, turn.max(now + SOONEST), None, true),
         }
     }
 

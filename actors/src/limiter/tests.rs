@@ -380,3 +380,70 @@ proptest! {
         runtime.block_on(every_caller_ends(callers, kill_at))?;
     }
 }
+
+/// A quota of which no limit is known.
+async fn cold(system: &System, queue_bound: usize) -> Limited {
+    let settings = QuotaSettings {
+        find_burst: true,
+        ..QuotaSettings::default()
+    };
+    let spec = QuotaSpec {
+        settings,
+        queue_bound,
+    };
+    system.quota("q", spec).await.unwrap()
+}
+
+/// Asks so often at once, and holds what is granted for so long. Says for how many there was room.
+async fn burst(quota: &Limited, calls: usize, patience: Duration, holds: Duration) -> usize {
+    let mut answers = JoinSet::new();
+    for _ in 0..calls {
+        let quota = quota.clone();
+        answers.spawn(async move {
+            let began = Instant::now();
+            let answer = quota.reserve(terms("t", 1, patience)).await;
+            assert!(began.elapsed() <= patience + Duration::from_millis(2));
+            match answer {
+                Ok(reserved) => {
+                    sleep(holds).await;
+                    reserved.settle(Cost::ZERO);
+                    true
+                }
+                Err(refused) => {
+                    let again = refused.retry_after.unwrap();
+                    assert!(again >= SECOND, "{again:?}");
+                    false
+                }
+            }
+        });
+    }
+    let served = answers.join_all().await;
+    served.into_iter().filter(|served| *served).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_onto_a_cold_quota_waits_to_see_how_long_an_attempt_takes() {
+    let system = system().await;
+    let ms = Duration::from_millis;
+    // Eight, sixteen and the rest: each round shows that there is room for twice as many.
+    assert_eq!(
+        burst(&cold(&system, 100).await, 50, SECOND, ms(300)).await,
+        50
+    );
+    let snapshot = system.snapshot();
+    assert_eq!(
+        (
+            snapshot.limiters[0].waiting,
+            snapshot.limiters[0].quota.in_flight
+        ),
+        (0, 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_onto_a_cold_quota_that_hangs_waits_for_its_own_patience_in_a_bounded_queue() {
+    for patience in [Duration::ZERO, SECOND] {
+        let quota = cold(&system().await, 20).await;
+        assert_eq!(burst(&quota, 50, patience, 60 * SECOND).await, 8);
+    }
+}

@@ -54,7 +54,8 @@ impl Rules {
     }
 
     /// Whether it is there for a call whose attempts above were in vain.
-    const fn takes_over(&self) -> bool {
+    #[must_use]
+    pub const fn takes_over(&self) -> bool {
         self.led_to_by.contains(Cause::AttemptsSpent) || self.led_to_by.contains(Cause::Quota)
     }
 
@@ -81,12 +82,14 @@ pub enum Kind {
 pub struct Ladder {
     rules: Vec<Rules>,
     rung: Option<usize>,
-    attempts: u32,
     attempts_left: u32,
+    /// More, for a first attempt on a rung that would have none: with `attempts_left` there is one for
+    /// each target.
+    firsts_left: u32,
     made: [u32; MOST_RUNGS],
-    /// A rung with no more room than this has refused the request for its size.
-    too_small: Option<u64>,
-    refused_credentials: Vec<u64>,
+    /// The rung was waited for: it gets an attempt, whatever is kept for those below.
+    waited_for: bool,
+    lessons: Lessons,
 }
 
 /// Part of the time left that a rung without a share of its own may be silent for while a target that
@@ -95,11 +98,11 @@ pub struct Ladder {
 pub const QUIET_SHARE: f64 = 2.0 / 3.0;
 
 /// Most rungs of a ladder.
-const MOST_RUNGS: usize = 16;
+pub const MOST_RUNGS: usize = 16;
 
 impl Ladder {
     /// Stands on the first of `rules` (1 to 16) that is fit, with `attempts` (1 to 100) to make; more
-    /// where there are more targets that take over from one another, since each gets one.
+    /// where there are more targets, since each that is led to gets one.
     ///
     /// # Errors
     ///
@@ -123,19 +126,20 @@ impl Ladder {
                 return Err(InvalidPolicy::new("rung.share", share, "above 0, up to 1"));
             }
         }
-        let mut targets = rules.iter().filter(|rules| rules.is_fit_target());
-        let first = targets.next().map_or(0, |_| 1);
-        let taking_over = targets.filter(|rules| rules.takes_over()).count();
-        let least = u32::try_from(first + taking_over).unwrap_or(u32::MAX);
-        let attempts = attempts.max(least);
+        let (mut targets, mut least) = (0_u32, 0_u32);
+        for rule in rules.iter().filter(|rule| rule.is_fit_target()) {
+            least += u32::from(targets == 0 || rule.takes_over());
+            targets += 1;
+        }
+        let attempts_left = attempts.max(least);
         Ok(Self {
             rung: rules.iter().position(|rule| rule.unfit.is_none()),
             rules,
-            attempts,
-            attempts_left: attempts,
+            attempts_left,
+            firsts_left: targets.saturating_sub(attempts_left),
             made: [0; MOST_RUNGS],
-            too_small: None,
-            refused_credentials: Vec::new(),
+            waited_for: false,
+            lessons: Lessons::default(),
         })
     }
 
@@ -154,76 +158,122 @@ impl Ladder {
     /// Whether the call may make one more attempt on this rung.
     #[must_use]
     pub fn may_attempt(&self) -> bool {
-        let Some(rung) = self.rung else { return false };
+        self.rung.is_some_and(|rung| self.attempts_on(rung) > 0)
+    }
+
+    /// Attempts that the call may still make on a rung: its own number, or all but those that are kept
+    /// for the targets below.
+    #[must_use]
+    pub fn attempts_on(&self, rung: usize) -> u32 {
         let (Some(rules), Some(made)) = (self.rules.get(rung), self.made.get(rung)) else {
-            return false;
+            return 0;
         };
-        let below = self.rules.iter().skip(rung + 1);
-        let kept = below
-            .filter(|below| below.is_fit_target() && below.takes_over())
-            .fold(0_u32, |kept, below| {
-                kept.saturating_add(below.attempts.unwrap_or(1))
-            });
-        // With fewer attempts than are kept the first rung still gets one.
-        let kept = kept.min(self.attempts - 1);
-        self.attempts_left > kept && rules.attempts.is_none_or(|own| *made < own)
+        let (kept, least) = self.kept_below(rung);
+        let waited_for = self.waited_for && self.rung == Some(rung);
+        let gets_one =
+            waited_for && self.attempts_left() > 0 || *made == 0 && self.attempts_left() > least;
+        let may = self.attempts_left.saturating_sub(kept);
+        let may = may.max(u32::from(gets_one));
+        rules
+            .attempts
+            .map_or(may, |own| may.min(own.saturating_sub(*made)))
+    }
+
+    /// Whether the call may make one more attempt on `rung` beside one that is under way on its own.
+    #[must_use]
+    pub fn may_attempt_beside(&self, rung: usize) -> bool {
+        let mut then = self.clone();
+        if let Some(here) = self.rung {
+            then.count_attempt(here);
+        }
+        then.attempts_on(rung) > 0
     }
 
     /// Attempts that the whole call may still make.
     #[must_use]
     pub const fn attempts_left(&self) -> u32 {
-        self.attempts_left
+        self.attempts_left.saturating_add(self.firsts_left)
     }
 
     /// Attempts that the call has made and that counted.
     #[must_use]
-    pub const fn attempts_made(&self) -> u32 {
-        self.attempts - self.attempts_left
+    pub fn attempts_made(&self) -> u32 {
+        self.made.iter().sum()
     }
 
-    /// Counts an attempt that ended.
-    pub fn count_attempt(&mut self) {
-        self.attempts_left = self.attempts_left.saturating_sub(1);
-        if let Some(made) = self.rung.and_then(|rung| self.made.get_mut(rung)) {
+    /// Counts an attempt on a rung that ended.
+    pub fn count_attempt(&mut self, rung: usize) {
+        let (_, least) = self.kept_below(rung);
+        if self.firsts_left > 0 && self.attempts_left <= least {
+            self.firsts_left -= 1;
+        } else {
+            self.attempts_left = self.attempts_left.saturating_sub(1);
+        }
+        if let Some(made) = self.made.get_mut(rung) {
             *made += 1;
         }
+        self.waited_for = false;
+    }
+
+    /// Attempts kept for the targets below a rung that take over: their own, or one; and how many
+    /// targets these are.
+    fn kept_below(&self, rung: usize) -> (u32, u32) {
+        let below = self.rules.iter().zip(self.made).skip(rung + 1);
+        let below = below.filter(|(below, _)| below.is_fit_target() && below.takes_over());
+        let kept = below.map(|(below, made)| {
+            let own = below.attempts.map(|own| own.saturating_sub(made));
+            own.unwrap_or(1)
+        });
+        kept.fold((0, 0), |(kept, least), more| {
+            (kept + more, least + more.min(1))
+        })
     }
 
     /// The rung that `cause` would lead to from here.
     #[must_use]
     pub fn leads_to(&self, cause: Cause) -> Option<usize> {
-        let mut after = self.clone_lessons();
-        after.learn(self, cause);
+        let after = self.taught(self.rung, cause);
         self.below().find(|&rung| self.takes(rung, cause, &after))
     }
 
     /// The next target below that `cause` leads to, whatever stands in between.
     #[must_use]
     pub fn next_target(&self, cause: Cause) -> Option<usize> {
-        let lessons = self.clone_lessons();
         self.below().find(|&rung| {
-            self.takes(rung, cause, &lessons)
+            self.takes(rung, cause, &self.lessons)
                 && self.rules.get(rung).is_some_and(|r| r.kind == Kind::Target)
         })
     }
 
+    /// The next target below that is there for a call that this rung leaves without an answer.
+    #[must_use]
+    pub fn next_after_silence(&self) -> Option<usize> {
+        let spent = self.next_target(Cause::AttemptsSpent);
+        spent.or_else(|| self.next_target(Cause::Overloaded))
+    }
+
     /// Leaves the rung for the one that `cause` leads to; below the last where there is none.
     pub fn fall(&mut self, cause: Cause) -> Option<usize> {
-        let mut lessons = self.clone_lessons();
-        lessons.learn(self, cause);
-        self.rung = self.below().find(|&rung| self.takes(rung, cause, &lessons));
-        self.too_small = lessons.too_small;
-        self.refused_credentials = lessons.refused_credentials;
+        self.lessons = self.taught(self.rung, cause);
+        self.waited_for = false;
+        self.rung = self
+            .below()
+            .find(|&rung| self.takes(rung, cause, &self.lessons));
         self.rung
+    }
+
+    /// Notes the last word of a rung, whether the call stands on it or not: it does not come to it again.
+    pub fn close(&mut self, rung: usize, cause: Cause) {
+        self.lessons = self.taught(Some(rung), cause);
+        self.lessons.close(rung);
     }
 
     /// Leaves a rung that had nothing to say, on the way on which it was come to: with the cause that
     /// led to it, or from above all.
     pub fn pass_by(&mut self, cause: Option<Cause>) -> Option<usize> {
-        let lessons = self.clone_lessons();
         self.rung = self.below().find(|&rung| match cause {
-            Some(cause) => self.takes(rung, cause, &lessons),
-            None => self.is_fit(rung, &lessons),
+            Some(cause) => self.takes(rung, cause, &self.lessons),
+            None => self.is_fit(rung, &self.lessons),
         });
         self.rung
     }
@@ -231,12 +281,13 @@ impl Ladder {
     /// Whether a rung could still answer, going by what others have refused.
     #[must_use]
     pub fn is_open(&self, rung: usize) -> bool {
-        self.is_fit(rung, &self.clone_lessons())
+        self.is_fit(rung, &self.lessons)
     }
 
-    /// Goes back up to a rung that lets calls pass again.
+    /// Goes back to a rung that was waited for and lets calls pass again.
     pub const fn stand_on(&mut self, rung: usize) {
         self.rung = Some(rung);
+        self.waited_for = true;
     }
 
     /// The stand-ins that are there when everything else has been in vain.
@@ -266,46 +317,60 @@ impl Ladder {
 
     fn is_fit(&self, rung: usize, lessons: &Lessons) -> bool {
         self.rules.get(rung).is_some_and(|rules| {
-            rules.unfit.is_none() && (rules.kind == Kind::StandIn || lessons.allow(rules))
+            rules.unfit.is_none() && (rules.kind == Kind::StandIn || lessons.allow(rung, rules))
         })
     }
 
-    fn clone_lessons(&self) -> Lessons {
-        Lessons {
-            too_small: self.too_small,
-            refused_credentials: self.refused_credentials.clone(),
+    /// What is known after a rung was left for `cause`.
+    fn taught(&self, rung: Option<usize>, cause: Cause) -> Lessons {
+        let mut lessons = self.lessons.clone();
+        if let Some((rung, rules)) = rung.and_then(|rung| Some((rung, self.rules.get(rung)?))) {
+            lessons.learn(rung, rules, cause);
         }
+        lessons
     }
 }
 
 /// What refusals have taught of the rungs that are left.
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Lessons {
+    /// A rung with no more room than this has refused the request for its size.
     too_small: Option<u64>,
     refused_credentials: Vec<u64>,
+    /// A bit for each rung that has given its last word.
+    closed: u16,
 }
 
 impl Lessons {
-    fn learn(&mut self, ladder: &Ladder, cause: Cause) {
-        let Some(rules) = ladder.rung.and_then(|rung| ladder.rules.get(rung)) else {
-            return;
-        };
+    fn learn(&mut self, rung: usize, rules: &Rules, cause: Cause) {
         match cause {
             Cause::TooLarge => {
                 let room = rules.room.unwrap_or(0);
                 self.too_small = Some(self.too_small.map_or(room, |known| known.max(room)));
             }
             Cause::Credential => self.refused_credentials.push(rules.credential),
+            Cause::Refused | Cause::NotFound => self.close(rung),
             _ => {}
         }
     }
 
-    fn allow(&self, rules: &Rules) -> bool {
+    const fn close(&mut self, rung: usize) {
+        self.closed |= Self::bit(rung);
+    }
+
+    fn allow(&self, rung: usize, rules: &Rules) -> bool {
         let roomy = match (self.too_small, rules.room) {
             (None, _) => true,
             (Some(refused), Some(room)) => room > refused,
             (Some(_), None) => false,
         };
-        roomy && !self.refused_credentials.contains(&rules.credential)
+        roomy
+            && !self.refused_credentials.contains(&rules.credential)
+            && self.closed & Self::bit(rung) == 0
+    }
+
+    const fn bit(rung: usize) -> u16 {
+        if rung < MOST_RUNGS { 1 << rung } else { 0 }
     }
 }
 

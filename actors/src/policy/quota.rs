@@ -288,10 +288,7 @@ impl Quota {
     }
 
     fn ready(&self, cost: Cost, now: Instant) -> NotUntil {
-        let mut ready = NotUntil {
-            at: now,
-            axis: None,
-        };
+        let mut ready = NotUntil::at(now, None);
         for axis in Axis::ALL {
             let needed = cost.on(axis);
             let Some(twin) = &self.axes[axis.index()] else {
@@ -303,10 +300,7 @@ impl Quota {
             }
             let at = twin.bucket().ready_at(needed, now);
             if at > ready.at {
-                ready = NotUntil {
-                    at,
-                    axis: Some(axis),
-                };
+                ready = NotUntil::at(at, Some(axis));
             }
         }
         if let Some(ramp) = &self.ramp
@@ -314,21 +308,22 @@ impl Quota {
         {
             let at = ramp.ready_at(cost.requests, now);
             if at > ready.at {
-                ready = NotUntil { at, axis: None };
+                ready = NotUntil::at(at, None);
             }
         }
         if let Some(gate) = self.gate.as_ref().filter(|_| self.is_blind())
             && cost.requests > 0
-            && let Some(at) = gate.closed_until(now)
-            && at > ready.at
+            && let Some(closed) = gate.closed(now)
+            && closed.until > ready.at
         {
-            ready = NotUntil { at, axis: None };
+            ready = NotUntil {
+                at: closed.until,
+                axis: None,
+                is_guess: closed.is_guess,
+            };
         }
         match self.stopped_until {
-            Some(until) if until > now && until >= ready.at => NotUntil {
-                at: until,
-                axis: None,
-            },
+            Some(until) if until > now && until >= ready.at => NotUntil::at(until, None),
             _ => ready,
         }
     }
@@ -376,6 +371,19 @@ pub struct NotUntil {
     pub at: Instant,
     /// The axis that is missing longest; none if the whole quota is stopped.
     pub axis: Option<Axis>,
+    /// It is only when to look again: too many attempts are in flight, and none has shown yet how long
+    /// one takes.
+    pub is_guess: bool,
+}
+
+impl NotUntil {
+    const fn at(at: Instant, axis: Option<Axis>) -> Self {
+        Self {
+            at,
+            axis,
+            is_guess: false,
+        }
+    }
 }
 
 fn burst_of(settings: &QuotaSettings, axis: Axis, limit: u64) -> Burst {

@@ -111,6 +111,12 @@ impl RetryBudget {
         true
     }
 
+    /// Takes back what was spent for a retry that was not sent after all.
+    pub fn give_back(&mut self, now: Instant) {
+        self.refill(now);
+        self.level = self.level.saturating_add(TOKEN).min(self.cap);
+    }
+
     /// Returns the retries in hand at `now`, fractions included.
     #[must_use]
     pub fn level(&self, now: Instant) -> f64 {
@@ -157,6 +163,19 @@ mod tests {
         assert!(!budget.try_spend(after(start, 999)));
         assert!(budget.try_spend(after(start, 1000)));
         assert!(!budget.try_spend(after(start, 1000)));
+    }
+
+    #[test]
+    fn a_retry_that_was_not_sent_is_given_back_and_never_more_than_was_saved() {
+        let start = Instant::now();
+        let mut budget = RetryBudget::standard(start).saving_at_most(2);
+        assert!(budget.try_spend(start) && budget.try_spend(start));
+        budget.give_back(start);
+        assert!(budget.try_spend(start) && !budget.try_spend(start));
+        for _ in 0..5 {
+            budget.give_back(start);
+        }
+        assert_eq!((0..9).filter(|_| budget.try_spend(start)).count(), 2);
     }
 
     #[test]

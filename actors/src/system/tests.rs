@@ -19,7 +19,9 @@ use crate::policy::wait_queue::{Priority, Tenant};
 use crate::step::StepError;
 use crate::verdict::{Again, Blame, Verdict};
 
+mod falls;
 mod ladders;
+mod races;
 mod traps;
 
 const OVERLOADED: Verdict = Verdict::new("overloaded", Blame::Target, Again::Here);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::{DAY, MILLISECOND, Rung};
+use super::{DAY, MILLISECOND, Route, Rung};
 use crate::config::document::Section;
 
 /// Share of what calls cost that hedges may cost where a route doesn't say.
@@ -95,4 +95,27 @@ pub(super) fn read_hedge(
     let present = section.is_present();
     section.close();
     present.then_some(hedge)
+}
+
+/// Warns of second attempts for which a call has none to spare.
+pub(super) fn check_hedge(section: &Section<'_>, route: &Route) {
+    let (Some(hedge), Ok(mut walk)) = (route.hedge, route.walk()) else {
+        return;
+    };
+    let is_target = |rung: &Rung| rung.place.target().is_some();
+    let Some(first) = route.ladder.iter().position(is_target) else {
+        return;
+    };
+    walk.stand_on(first);
+    let beside = match hedge.on {
+        HedgeOn::Same => Some(first),
+        HedgeOn::Next => walk.next_after_silence(),
+    };
+    if !beside.is_some_and(|rung| walk.may_attempt_beside(rung)) {
+        let what = format!(
+            "route `{}`: its first target never gets a second attempt beside a slow one, which would be one of the attempts that a call has ({}): raise `retry.attempts` or those of the rung, or leave `hedge` out",
+            route.name, route.retry.attempts
+        );
+        section.doc().warn(Some(&section.span_of("hedge")), what);
+    }
 }

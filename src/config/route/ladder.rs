@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-use seawall_actors::policy::ladder::{Cause, Causes};
+use seawall_actors::policy::ladder::{Cause, Causes, Kind, MOST_RUNGS, Rules};
 use toml::Spanned;
 
 use super::Route;
@@ -16,9 +16,6 @@ use crate::config::target::{Target, label};
 mod reach;
 
 use reach::{why_dead, why_unreachable};
-
-/// As many as a call can be told to try.
-const MOST_RUNGS: usize = 16;
 
 /// One step of a ladder.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,10 +48,21 @@ impl Rung {
         }
     }
 
+    /// What it is to a call, but for its credential and what depends on the request.
+    pub(crate) fn rules(&self) -> Rules {
+        let mut rules = Rules::TARGET;
+        if self.place.target().is_none() {
+            rules.kind = Kind::StandIn;
+        }
+        rules.led_to_by = self.on;
+        rules.attempts = self.attempts;
+        rules.share = self.share;
+        rules
+    }
+
     /// Whether it is a target for calls whose attempts above were in vain.
     pub(super) fn takes_over(&self) -> bool {
-        self.place.target().is_some()
-            && (self.on.contains(Cause::AttemptsSpent) || self.on.contains(Cause::Quota))
+        self.place.target().is_some() && self.rules().takes_over()
     }
 
     /// The words of the config for what leads to it.

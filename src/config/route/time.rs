@@ -2,31 +2,22 @@
 
 use std::time::Duration;
 
-use seawall_actors::policy::ladder::{Cause, QUIET_SHARE};
+use seawall_actors::policy::InvalidPolicy;
+use seawall_actors::policy::ladder::{Cause, Ladder, QUIET_SHARE};
 
 use super::{Route, Rung};
 use crate::config::document::Section;
 use crate::duration::Humane;
 
 impl Route {
-    /// The attempts that a call can make on a rung after `made` others: its own number, or all but
-    /// those that are kept for the targets below.
-    #[must_use]
-    pub fn most_attempts(&self, rung: usize, made: u32) -> u32 {
-        let kept = self
-            .ladder
-            .iter()
-            .skip(rung + 1)
-            .filter(|rung| rung.takes_over())
-            .map(|rung| rung.attempts.unwrap_or(1))
-            .fold(0, u32::saturating_add);
-        // Each target that takes over gets one, and so does the first.
-        let others = self.ladder.iter().filter(|rung| rung.takes_over()).count();
-        let least = u32::try_from(others).map_or(u32::MAX, |others| others.saturating_add(1));
-        let all = self.retry.attempts.max(least);
-        let left = all.saturating_sub(made.saturating_add(kept.min(all - 1)));
-        let own = self.ladder.get(rung).and_then(|rung| rung.attempts);
-        own.map_or(left, |own| own.min(left))
+    /// The ladder as a call begins to walk it; refused where it has no rungs, or too many.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPolicy`] as of [`Ladder::new`].
+    pub fn walk(&self) -> Result<Ladder, InvalidPolicy> {
+        let rules = self.ladder.iter().map(Rung::rules).collect();
+        Ladder::new(rules, self.retry.attempts)
     }
 
     /// The time that a rung may use.
@@ -52,7 +43,8 @@ pub(super) fn check_time(section: &Section<'_>, route: &Route) {
     };
     let total = route.timeouts.total;
     let silent = route.timeouts.longest_silence();
-    let (mut used, mut made, mut sums) = (Duration::ZERO, 0, Vec::new());
+    let Ok(mut walk) = route.walk() else { return };
+    let (mut used, mut sums) = (Duration::ZERO, Vec::new());
     for pair in targets.windows(2) {
         let [(index, above), (_, below)] = pair else {
             continue;
@@ -62,9 +54,9 @@ pub(super) fn check_time(section: &Section<'_>, route: &Route) {
         }
         // What does not answer in time has too much to do.
         let leaves_early = below.on.contains(Cause::Overloaded);
-        let most = route.most_attempts(*index, made);
+        let most = walk.attempts_on(*index);
         let attempts = if leaves_early { most.min(1) } else { most };
-        made += attempts;
+        (0..attempts).for_each(|_| walk.count_attempt(*index));
         let waits = route.retry.longest_wait_of(attempts);
         let longest = silent.saturating_mul(attempts).saturating_add(waits);
         let most = match above.share {

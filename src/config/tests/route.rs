@@ -46,6 +46,42 @@ fn a_route_shares_probes_and_hedges_where_it_says_so() {
 }
 
 #[test]
+fn a_hedge_for_which_no_attempt_is_left_is_warned_of() {
+    for (written, dead) in [
+        (
+            "ladder = [\"a\"]\nretry = { attempts = 1 }\nhedge = {}",
+            true,
+        ),
+        (
+            "ladder = [\"a\"]\nretry = { attempts = 2 }\nhedge = {}",
+            false,
+        ),
+        (
+            "ladder = [\"a\", \"b\"]\nretry = { attempts = 2 }\nhedge = {}",
+            true,
+        ),
+        (
+            "ladder = [\"cache\", { rung = \"a\", attempts = 1 }, \"b\"]\nhedge = {}",
+            true,
+        ),
+        (
+            "ladder = [\"a\", \"b\"]\nretry = { attempts = 1 }\nhedge = { on = \"next\" }",
+            false,
+        ),
+    ] {
+        let config = parse(&format!("{TWO}{written}")).unwrap();
+        let warnings = config.warnings.iter().map(ToString::to_string);
+        let of_hedge = warnings.filter(|warning| warning.contains("`retry.attempts`"));
+        let of_hedge: Vec<String> = of_hedge.collect();
+        assert_eq!(of_hedge.len(), usize::from(dead), "{written}: {of_hedge:?}");
+        let at_hedge = of_hedge
+            .iter()
+            .all(|warning| warning.contains("seawall.toml:"));
+        assert!(at_hedge, "{of_hedge:?}");
+    }
+}
+
+#[test]
 fn a_hedge_that_cannot_be_is_refused_with_its_place() {
     for (hedge, column, words) in [
         ("budget = 0", 20, &["from 0.001 to 0.2"][..]),

@@ -13,7 +13,7 @@ fn a_failing_first_rung_leaves_one_attempt_for_each_rung_below() {
     while let Some(rung) = ladder.rung() {
         while ladder.may_attempt() {
             on_rung[rung] += 1;
-            ladder.count_attempt();
+            ladder.count_attempt(rung);
         }
         ladder.fall(Cause::AttemptsSpent);
     }
@@ -32,7 +32,7 @@ fn a_rung_makes_no_more_than_its_own_attempts_and_keeps_those_of_the_rungs_below
     while let Some(rung) = ladder.rung() {
         while ladder.may_attempt() {
             on_rung[rung] += 1;
-            ladder.count_attempt();
+            ladder.count_attempt(rung);
         }
         ladder.fall(Cause::AttemptsSpent);
         if ladder.rung() == Some(2) {
@@ -51,12 +51,91 @@ fn a_call_of_one_attempt_makes_one_on_each_target_that_takes_over() {
     let rules = vec![Rules::TARGET, refused, Rules::TARGET, Rules::STAND_IN];
     let mut ladder = Ladder::new(rules, 1).unwrap();
     assert!(ladder.may_attempt());
-    ladder.count_attempt();
+    ladder.count_attempt(0);
     assert!(!ladder.may_attempt());
+    let mut refused = ladder.clone();
     assert_eq!(ladder.fall(Cause::AttemptsSpent), Some(2));
     assert!(ladder.may_attempt());
-    ladder.count_attempt();
-    assert_eq!((ladder.may_attempt(), ladder.attempts_left()), (false, 0));
+    ladder.count_attempt(2);
+    assert_eq!((ladder.may_attempt(), ladder.attempts_made()), (false, 2));
+    // One that is led to by something else gets its attempt too, and takes none of the others'.
+    for (rung, cause) in [(1, Cause::Refused), (2, Cause::AttemptsSpent)] {
+        assert_eq!(refused.fall(cause), Some(rung));
+        assert!(refused.may_attempt(), "{rung}");
+        refused.count_attempt(rung);
+        assert!(!refused.may_attempt(), "{rung}");
+    }
+    assert_eq!(refused.attempts_left(), 0);
+}
+
+#[test]
+fn each_target_gets_one_attempt_where_those_below_are_to_have_more_than_there_are() {
+    let own = |attempts| Rules {
+        attempts: Some(attempts),
+        ..Rules::TARGET
+    };
+    let mut ladder = Ladder::new(vec![Rules::TARGET, own(3), own(3)], 4).unwrap();
+    let mut on_rung = [0; 3];
+    while let Some(rung) = ladder.rung() {
+        while ladder.may_attempt() {
+            on_rung[rung] += 1;
+            ladder.count_attempt(rung);
+        }
+        ladder.fall(Cause::AttemptsSpent);
+    }
+    assert_eq!(on_rung, [1, 1, 2]);
+}
+
+#[test]
+fn a_rung_that_was_waited_for_gets_the_last_attempt() {
+    let mut ladder = Ladder::new(targets(2), 5).unwrap();
+    assert_eq!(ladder.fall(Cause::BreakerOpen), Some(1));
+    for _ in 0..4 {
+        ladder.count_attempt(1);
+    }
+    assert_eq!(ladder.fall(Cause::BreakerOpen), None);
+    ladder.stand_on(0);
+    assert!(ladder.may_attempt());
+    assert_eq!(ladder.fall(Cause::AttemptsSpent), Some(1));
+    ladder.stand_on(0);
+    ladder.count_attempt(0);
+    assert!(!ladder.may_attempt());
+}
+
+#[test]
+fn an_attempt_beside_is_one_of_the_calls_and_of_its_rungs() {
+    let own = |attempts| Rules {
+        attempts: Some(attempts),
+        ..Rules::TARGET
+    };
+    let beside = |rules: Vec<Rules>, attempts, rung| {
+        let ladder = Ladder::new(rules, attempts).unwrap();
+        ladder.may_attempt_beside(rung)
+    };
+    assert!(!beside(targets(1), 1, 0) && beside(targets(1), 2, 0));
+    assert!(!beside(vec![own(1)], 5, 0));
+    // What is kept for the target below is its own.
+    assert!(!beside(targets(2), 2, 0) && beside(targets(2), 3, 0));
+    assert!(beside(targets(2), 1, 1));
+    let mut ladder = Ladder::new(vec![Rules::TARGET, own(2)], 5).unwrap();
+    ladder.count_attempt(1);
+    ladder.count_attempt(0);
+    assert_eq!((ladder.attempts_on(0), ladder.attempts_on(1)), (2, 1));
+}
+
+#[test]
+fn a_rung_that_has_given_its_last_word_is_not_come_to_again() {
+    for (cause, and_others) in [(Cause::Refused, false), (Cause::Credential, true)] {
+        let mut ladder = Ladder::new(targets(3), 5).unwrap();
+        ladder.close(1, cause);
+        let expected = (!and_others).then_some(2);
+        assert_eq!(ladder.fall(Cause::AttemptsSpent), expected, "{cause}");
+    }
+    let mut ladder = Ladder::new(targets(2), 5).unwrap();
+    ladder.fall(Cause::BreakerOpen);
+    ladder.fall(Cause::NotFound);
+    ladder.stand_on(0);
+    assert_eq!(ladder.fall(Cause::AttemptsSpent), None);
 }
 
 #[test]
@@ -165,10 +244,10 @@ proptest! {
     fn attempts_never_exceed_the_calls_own_or_one_a_target(rungs in 1_usize..=16, attempts in 1_u32..=100) {
         let mut ladder = Ladder::new(targets(rungs), attempts).unwrap();
         let mut made = 0;
-        while ladder.rung().is_some() {
+        while let Some(rung) = ladder.rung() {
             while ladder.may_attempt() {
                 made += 1;
-                ladder.count_attempt();
+                ladder.count_attempt(rung);
             }
             ladder.fall(Cause::AttemptsSpent);
         }

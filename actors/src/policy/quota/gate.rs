@@ -12,8 +12,8 @@ use super::LeaseId;
 use crate::policy::InvalidPolicy;
 use crate::policy::concurrency::{AdaptiveConcurrency, ConcurrencySettings, Leaving, Slot};
 
-/// How long an attempt is expected to take before any has ended.
-const FIRST_ROUND: Duration = Duration::from_secs(1);
+/// When to look again for room before any attempt has ended; who leaves makes it sooner.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 
 /// Weight of the newest attempt in the mean time that one takes: about the last ten count.
 const WEIGHT: u32 = 10;
@@ -23,7 +23,16 @@ const WEIGHT: u32 = 10;
 pub(super) struct Gate {
     concurrency: AdaptiveConcurrency,
     inside: HashMap<LeaseId, (Slot, Instant)>,
-    round: Duration,
+    /// How long an attempt takes, once one has shown it.
+    round: Option<Duration>,
+}
+
+/// When there is room again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closed {
+    pub(super) until: Instant,
+    /// No attempt has shown yet how long one takes.
+    pub(super) is_guess: bool,
 }
 
 impl Gate {
@@ -31,7 +40,7 @@ impl Gate {
         Ok(Self {
             concurrency: AdaptiveConcurrency::new(ConcurrencySettings::default())?,
             inside: HashMap::new(),
-            round: FIRST_ROUND,
+            round: None,
         })
     }
 
@@ -53,7 +62,8 @@ impl Gate {
         };
         if leaving == Leaving::Success {
             let took = now.saturating_duration_since(entered);
-            self.round = (self.round * (WEIGHT - 1) + took) / WEIGHT;
+            let before = self.round.unwrap_or(took);
+            self.round = Some((before * (WEIGHT - 1) + took) / WEIGHT);
         }
         self.concurrency.left(slot, leaving, now);
     }
@@ -63,18 +73,25 @@ impl Gate {
     }
 
     /// About when there is room again, if there is none: somebody leaving may make it sooner.
-    pub(super) fn closed_until(&self, now: Instant) -> Option<Instant> {
-        (self.concurrency.room() == 0).then(|| now + self.round.max(Duration::from_millis(1)))
+    pub(super) fn closed(&self, now: Instant) -> Option<Closed> {
+        let round = self.round.unwrap_or(FIRST_LOOK);
+        (self.concurrency.room() == 0).then(|| Closed {
+            until: now + round.max(Duration::from_millis(1)),
+            is_guess: self.round.is_none(),
+        })
     }
 
-    /// About how long as many as `ahead` keep one waiting.
+    /// About how long as many as `ahead` keep one waiting; nothing while that can only be guessed.
     pub(super) fn wait_behind(&self, ahead: u64) -> Duration {
+        let Some(round) = self.round else {
+            return Duration::ZERO;
+        };
         let room = u64::from(self.concurrency.room());
         if ahead < room {
             return Duration::ZERO;
         }
         let rounds = (ahead - room) / u64::from(self.limit().max(1)) + 1;
-        self.round
+        round
             .saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
             .min(LONGEST)
     }

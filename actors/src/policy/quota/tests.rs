@@ -271,27 +271,9 @@ fn a_stop_holds_everything_and_is_never_shortened() {
             .unwrap_err()
     };
     let until = now + Duration::from_secs(30);
-    assert_eq!(
-        stop(30),
-        NotUntil {
-            at: until,
-            axis: None
-        }
-    );
-    assert_eq!(
-        stop(2),
-        NotUntil {
-            at: until,
-            axis: None
-        }
-    );
-    assert_eq!(
-        stop(u64::MAX),
-        NotUntil {
-            at: now + LONGEST_STOP,
-            axis: None
-        }
-    );
+    assert_eq!(stop(30), NotUntil::at(until, None));
+    assert_eq!(stop(2), NotUntil::at(until, None));
+    assert_eq!(stop(u64::MAX), NotUntil::at(now + LONGEST_STOP, None));
 }
 
 #[test]

@@ -13,10 +13,11 @@ use crate::policy::backoff::Backoff;
 use crate::policy::hedge::HedgeBudget;
 use crate::policy::ladder::{Cause, Causes, Rules};
 
-const REFUSED: Verdict =
+pub(super) const REFUSED: Verdict =
     Verdict::new("refused", Blame::Caller, Again::Never).because(Cause::Refused);
-const DENIED: Verdict = Verdict::new("denied", Blame::Credential, Again::Elsewhere);
-const BUSY: Verdict = Verdict::new("overloaded", Blame::Target, Again::Here).overloaded();
+pub(super) const DENIED: Verdict = Verdict::new("denied", Blame::Credential, Again::Elsewhere);
+pub(super) const BUSY: Verdict =
+    Verdict::new("overloaded", Blame::Target, Again::Here).overloaded();
 
 type Script = dyn Fn(&Attempt) -> (Duration, Result<&'static str, Verdict>) + Send + Sync;
 
@@ -24,7 +25,7 @@ type Script = dyn Fn(&Attempt) -> (Duration, Result<&'static str, Verdict>) + Se
 type Asked = (usize, Option<Cause>);
 
 /// Attempts by a script; stand-ins that answer or not.
-struct Played {
+pub(super) struct Played {
     script: Box<Script>,
     stand_in: Option<&'static str>,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -36,7 +37,7 @@ struct Played {
 }
 
 impl Played {
-    fn new(
+    pub(super) fn new(
         script: impl Fn(&Attempt) -> (Duration, Result<&'static str, Verdict>) + Send + Sync + 'static,
     ) -> Self {
         Self {
@@ -48,6 +49,14 @@ impl Played {
             content_after: None,
             probes: None,
             probe_says: Verdict::OK,
+        }
+    }
+
+    /// With something to say where no attempt is made.
+    pub(super) fn or_else(self, answer: &'static str) -> Self {
+        Self {
+            stand_in: Some(answer),
+            ..self
         }
     }
 }
@@ -105,7 +114,7 @@ impl Operation for Played {
     }
 }
 
-fn by_name(
+pub(super) fn by_name(
     answers: &'static [(&'static str, Result<&'static str, Verdict>)],
 ) -> impl Fn(&Attempt) -> (Duration, Result<&'static str, Verdict>) + Send + Sync + 'static {
     move |attempt| {
@@ -277,7 +286,7 @@ async fn a_rung_that_is_named_later_is_named_once_it_is_come_to_and_an_unfit_one
     assert_eq!(said, [(1, "cannot_images"), (2, "attempts_spent")]);
 }
 
-fn hedged(call: Call, on: HedgeOn, savings: u32) -> Call {
+pub(super) fn hedged(call: Call, on: HedgeOn, savings: u32) -> Call {
     let mut budget = HedgeBudget::new(0.2).unwrap();
     // Each call of the same size saves a fifth of a hedge.
     let cost = Cost {
@@ -433,7 +442,7 @@ async fn a_second_attempt_that_is_not_yet_made_is_given_up_once_the_first_fails_
 }
 
 /// Opens a breaker by failures, and waits until its first probe is due.
-async fn open(system: &System, name: &str) -> Target {
+pub(super) async fn open(system: &System, name: &str) -> Target {
     let target = target(system, name).await;
     for _ in 0..5 {
         let call = Call {

@@ -374,13 +374,14 @@ fn attempts_in_words(text: &mut String, route: &Route) {
 /// The longest time of a streamed call that gets no answer.
 fn worst_case_in_words(text: &mut String, route: &Route) {
     let (silent, total) = (route.timeouts.longest_silence(), route.timeouts.total);
-    let (mut made, mut sum, mut parts) = (0, Duration::ZERO, Vec::new());
+    let Ok(mut walk) = route.walk() else { return };
+    let (mut sum, mut parts) = (Duration::ZERO, Vec::new());
     for (index, rung) in route.ladder.iter().enumerate() {
         if rung.place.target().is_none() {
             continue;
         }
-        let attempts = route.most_attempts(index, made);
-        made += attempts;
+        let attempts = walk.attempts_on(index);
+        (0..attempts).for_each(|_| walk.count_attempt(index));
         let waits = route.retry.longest_wait_of(attempts);
         let longest = silent.saturating_mul(attempts).saturating_add(waits);
         let may = rung
