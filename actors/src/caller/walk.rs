@@ -239,7 +239,12 @@ impl<E: Send> Walk<E> {
             return Err(Left::Fell(Cause::Overloaded, verdict.label));
         }
         let now = Instant::now();
-        let left = turn.quiet_until.saturating_duration_since(now);
+        let mut left = turn.quiet_until.saturating_duration_since(now);
+        if verdict.not_before.is_some() {
+            // To come again when the server says is to wait for its quota, or for it to recover.
+            let patience = self.until.saturating_duration_since(now);
+            left = left.min(patience.saturating_add(self.call.retry.min_useful()));
+        }
         let counted = self.ladder.attempts_made();
         let decision =
             self.call

@@ -215,3 +215,30 @@ async fn after_a_probe_that_was_told_to_wait_nobody_comes_before() {
     let at = at.lock().clone();
     assert!(at[1] - at[0] >= secs(20), "{:?}", at[1] - at[0]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_beyond_what_the_call_may_wait_is_not_waited_for() {
+    for (hint, below, expected, attempts) in [
+        (secs(10), true, "b", 2),
+        (secs(10), false, "rate_limited", 1),
+        (secs(2), false, "a", 2),
+    ] {
+        let system = system().await;
+        let (a, b) = (target(&system, "a").await, target(&system, "b").await);
+        let rungs: &[&Target] = if below { &[&a, &b] } else { &[&a] };
+        let mut call = call_to(rungs, MINUTE);
+        call.patience = secs(5);
+        let played = Played::new(move |attempt| match (attempt.rung, attempt.number) {
+            (0, 1) => (Duration::ZERO, Err(LIMITED.not_before(Some(hint)))),
+            (0, _) => (Duration::ZERO, Ok("a")),
+            _ => (Duration::ZERO, Ok("b")),
+        });
+        let began = Instant::now();
+        let finished = system.run(call, played).await;
+        assert_eq!(
+            (told(&finished), finished.report.attempts),
+            (expected, attempts)
+        );
+        assert!(began.elapsed() < secs(5), "{:?}", began.elapsed());
+    }
+}
