@@ -71,14 +71,7 @@ impl Fingerprint {
         let body = canonical::request(parts.body, parts.model)?;
         let mut hash = Hash(Sha256::new());
         hash.field(DOMAIN);
-        match parts.scope {
-            Scope::Tenant(name) => hash.tagged(b't', Some(name.as_bytes())),
-            Scope::Credential(credential, tenant) => {
-                hash.tagged(b'c', Some(&credential.digest()));
-                hash.tagged(b't', tenant.map(str::as_bytes));
-            }
-            Scope::Shared => hash.tagged(b's', None),
-        }
+        hash.scope(parts.scope);
         hash.field(parts.route.as_bytes());
         hash.tagged(b'q', parts.query.map(str::as_bytes));
         let version = parts.headers.get(VERSION).map(http::HeaderValue::as_bytes);
@@ -110,7 +103,28 @@ fn betas(headers: &HeaderMap) -> Vec<&[u8]> {
 
 struct Hash(Sha256);
 
+impl Scope<'_> {
+    /// Tells it from others.
+    pub(crate) fn digest(self) -> [u8; 32] {
+        let mut hash = Hash(Sha256::new());
+        hash.field(b"seawall scope");
+        hash.scope(self);
+        hash.0.finalize().into()
+    }
+}
+
 impl Hash {
+    fn scope(&mut self, scope: Scope<'_>) {
+        match scope {
+            Scope::Tenant(name) => self.tagged(b't', Some(name.as_bytes())),
+            Scope::Credential(credential, tenant) => {
+                self.tagged(b'c', Some(&credential.digest()));
+                self.tagged(b't', tenant.map(str::as_bytes));
+            }
+            Scope::Shared => self.tagged(b's', None),
+        }
+    }
+
     fn field(&mut self, bytes: &[u8]) {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.0.update(length.to_le_bytes());

@@ -157,26 +157,19 @@ fn marked(told: &mut Report, stood_in: Option<StoodIn>) -> Option<&'static str> 
 }
 
 /// The answer to a call that has been waited for long enough: a stream that pings until it comes.
-pub(super) fn waiting(
-    exchange: Arc<Exchange>,
-    running: BoxFuture<'static, Result<Reply, Error>>,
-) -> Reply {
+pub(super) fn waiting(so_far: Report, running: BoxFuture<'static, Result<Reply, Error>>) -> Reply {
     let mut headers = HeaderMap::new();
     headers.insert(
         CONTENT_TYPE,
         HeaderValue::from_static("text/event-stream; charset=utf-8"),
     );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    let report = Report {
-        attempts: exchange.progress.lock().last.attempts,
-        queued: exchange.began.elapsed(),
-        ..Report::new(Arc::clone(&exchange.call))
-    };
+    let call = Arc::clone(&so_far.call);
     Reply {
         status: StatusCode::OK,
         headers,
-        body: ReplyBody::Stream(ReplyStream::waiting(exchange, running)),
-        report,
+        body: ReplyBody::Stream(ReplyStream::waiting(call, running)),
+        report: so_far,
     }
 }
 

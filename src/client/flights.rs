@@ -3,7 +3,8 @@
 //! Who asks first leads: its call runs in a task of its own and is read into a buffer, from which
 //! everybody takes the answer from its start, at their own pace. One who leaves disturbs nobody; when
 //! the last has left, the call is dropped. A flight that has ended is found by nobody: who comes
-//! later starts anew.
+//! later starts anew. A failure that was only its own call's is nobody else's: they may board again,
+//! and the first of them leads.
 //!
 //! Memory: an answer, up to 64 MiB, is held until its last reader has gone. While all of them together
 //! hold too much, calls are made alone.
@@ -23,6 +24,7 @@ use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use seawall_actors::error::{Rejected, Rejection, StartError};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::ask::{Fallback, Reply, ReplyBody, ReplyStream, Report};
 use super::attempt::LARGEST_ANSWER;
@@ -36,10 +38,14 @@ use crate::provider::anthropic::StreamFailure;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct FlightKey {
     pub(super) request: CacheKey,
+    /// Who asks, where the request does not say it: the credential and the quota are theirs.
+    pub(super) asker: Option<[u8; 32]>,
     pub(super) streams: bool,
-    /// How long it may take is another's question too.
-    pub(super) profile: Profile,
+    /// As the caller names it: a route's own limits are not those of its profile.
+    pub(super) profile: Option<Profile>,
     pub(super) fallback: Fallback,
+    /// Whether the caller's own loop sends it again: it makes fewer attempts.
+    pub(super) is_resent: bool,
 }
 
 /// The calls that are shared at this moment. Cloning shares them.
@@ -69,6 +75,8 @@ struct Listed {
 #[derive(Debug)]
 struct Flight {
     board: Arc<Board>,
+    /// When its call began.
+    began: Instant,
     state: Mutex<State>,
     /// Bytes that it holds.
     held: AtomicUsize,
@@ -113,11 +121,14 @@ struct Head {
     report: Report,
 }
 
-/// An answer, and whether another call brought it.
-#[derive(Debug)]
-pub(super) struct Joined {
-    pub(super) reply: Result<Reply, Error>,
-    pub(super) shared: bool,
+/// A call's place among those that are shared.
+pub(super) enum Boarded<L> {
+    /// There are too many flights to begin another: the call is made alone.
+    Alone(L),
+    /// The call is made, and others may share it.
+    Leads(Subscriber),
+    /// Another call is on its way already; this one is made if that fails for reasons of its own.
+    Follows(Subscriber, L),
 }
 
 impl Flights {
@@ -133,29 +144,6 @@ impl Flights {
         }
     }
 
-    /// Answers a call by one that is on its way already, or else by making it. An error reaches all
-    /// who wait; so does a panic of the call.
-    ///
-    /// The report and the headers are those of the call that was made. Dropping the future, or later
-    /// the reply's stream, ends that call only where nobody else reads it.
-    pub(super) async fn join<L, F>(&self, key: FlightKey, lead: L) -> Joined
-    where
-        L: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<Reply, Error>> + Send + 'static,
-    {
-        let (subscriber, shared) = match self.subscribe(key, lead) {
-            Ok(subscribed) => subscribed,
-            Err(lead) => {
-                return Joined {
-                    reply: lead().await,
-                    shared: false,
-                };
-            }
-        };
-        let reply = subscriber.reply().await;
-        Joined { reply, shared }
-    }
-
     /// Flights at this moment.
     pub(super) fn len(&self) -> usize {
         self.board.flights.lock().len()
@@ -167,8 +155,12 @@ impl Flights {
         flights.values().map(|listed| listed.subscribers).sum()
     }
 
-    /// Hands the call back where there are too many flights to begin another.
-    fn subscribe<L, F>(&self, key: FlightKey, lead: L) -> Result<(Subscriber, bool), L>
+    /// Takes a call that began at `began` aboard one that is on its way already, or else begins it.
+    ///
+    /// The reply's report and headers are those of the call that was made, and so are its error and
+    /// its panic. Dropping the subscriber, or later the reply's stream, ends that call only where
+    /// nobody else reads it.
+    pub(super) fn board<L, F>(&self, key: FlightKey, began: Instant, lead: L) -> Boarded<L>
     where
         L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<Reply, Error>> + Send + 'static,
@@ -176,21 +168,22 @@ impl Flights {
         let mut flights = self.board.flights.lock();
         let is_full =
             flights.len() >= self.board.most || self.board.held.load(Ordering::Relaxed) > MOST_HELD;
-        let (flight, shared) = match flights.entry(key) {
+        match flights.entry(key) {
             Entry::Occupied(mut listed) => {
                 let listed = listed.get_mut();
                 listed.subscribers += 1;
-                (Arc::clone(&listed.flight), true)
+                let flight = Arc::clone(&listed.flight);
+                Boarded::Follows(Subscriber::of(key, flight), lead)
             }
-            Entry::Vacant(_) if is_full => return Err(lead),
+            Entry::Vacant(_) if is_full => Boarded::Alone(lead),
             Entry::Vacant(place) => {
                 let flight = Arc::new(Flight {
                     board: Arc::clone(&self.board),
+                    began,
                     state: Mutex::default(),
                     held: AtomicUsize::new(0),
                 });
                 let landing = Landing {
-                    board: Arc::clone(&self.board),
                     key,
                     flight: Arc::clone(&flight),
                 };
@@ -204,18 +197,9 @@ impl Flights {
                     subscribers: 1,
                     task: task.abort_handle(),
                 });
-                (flight, false)
+                Boarded::Leads(Subscriber::of(key, flight))
             }
-        };
-        drop(flights);
-        let subscriber = Subscriber {
-            board: Arc::clone(&self.board),
-            key,
-            flight,
-            next: 0,
-            waits: None,
-        };
-        Ok((subscriber, shared))
+        }
     }
 }
 
@@ -322,7 +306,6 @@ where
 
 /// Ends its flight, at the latest when the task is dropped.
 struct Landing {
-    board: Arc<Board>,
     key: FlightKey,
     flight: Arc<Flight>,
 }
@@ -330,14 +313,14 @@ struct Landing {
 impl Landing {
     /// With the answer, unless it is a stream that has come already.
     fn land(self, answer: Option<Answer>) {
-        self.board.remove(self.key, &self.flight);
+        self.flight.board.remove(self.key, &self.flight);
         self.flight.change(|state| state.end(answer));
     }
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        self.board.remove(self.key, &self.flight);
+        self.flight.board.remove(self.key, &self.flight);
         if !self.flight.state.lock().over {
             let stopped = Error::Refused(Rejected::new(Rejection::Stopped));
             let stopped = Answer::Failed(Arc::new(stopped));
@@ -380,7 +363,6 @@ fn said(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// One call's place in a flight.
 pub(super) struct Subscriber {
-    board: Arc<Board>,
     key: FlightKey,
     flight: Arc<Flight>,
     /// Events that it has read.
@@ -390,7 +372,22 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    async fn reply(mut self) -> Result<Reply, Error> {
+    const fn of(key: FlightKey, flight: Arc<Flight>) -> Self {
+        Self {
+            key,
+            flight,
+            next: 0,
+            waits: None,
+        }
+    }
+
+    /// When the call that is made began.
+    pub(super) fn flight_began(&self) -> Instant {
+        self.flight.began
+    }
+
+    /// The answer of the call that is made, or its error.
+    pub(super) async fn reply(mut self) -> Result<Reply, Error> {
         let answer = poll_fn(|cx| self.poll(cx, |state, _| state.answer.clone())).await;
         let (head, body) = match answer {
             Answer::Whole(head, body) => (head, ReplyBody::Whole(body)),
@@ -442,7 +439,7 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        self.board.leave(self.key, &self.flight);
+        self.flight.board.leave(self.key, &self.flight);
     }
 }
 

@@ -91,7 +91,7 @@ async fn read(
     lead: impl FnOnce() -> Call + Send + 'static,
 ) -> Read {
     let mut read = Read::default();
-    match flights.join(key(caller.key), lead).await.reply {
+    match join(&flights, key(caller.key), lead).await.reply {
         Err(Error::UnknownRoute(said)) => read.error = Some(said),
         Err(Error::Panicked(said)) => read.error = Some(format!("panicked: {said}")),
         Err(error) => panic!("{error:?}"),
