@@ -11,7 +11,7 @@ use crate::provider::anthropic::headers::{Credential, DEFAULT_VERSION, VERSION};
 const BETA: HeaderName = HeaderName::from_static("anthropic-beta");
 
 /// Another form of the key or of what stands under it needs another one.
-const DOMAIN: &[u8] = b"seawall cache key 1";
+const DOMAIN: &[u8] = b"seawall cache key 2";
 
 /// The name of an answer: SHA-256 over who may see it and what was asked.
 ///
@@ -49,7 +49,7 @@ pub struct KeyParts<'a> {
     pub query: Option<&'a str>,
     /// The client's headers; `anthropic-version` and `anthropic-beta` count.
     pub headers: &'a HeaderMap,
-    /// The body; `stream` and `metadata` do not count, and the model counts by its plain name.
+    /// The body; `stream` and `metadata` do not count.
     pub body: &'a [u8],
 }
 

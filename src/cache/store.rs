@@ -253,8 +253,8 @@ impl Store {
     /// Looks an entry up: in memory, which never waits, then on disk.
     ///
     /// Cancel safe. What the disk has is known in memory, so that a miss does not touch it; a disk
-    /// that takes longer than a quarter of a second is a miss. By real time: a paused clock runs out
-    /// before any disk has answered.
+    /// that takes longer than a quarter of a second is a miss. By real time, also under a paused
+    /// clock, which stands still meanwhile.
     pub async fn find(&self, key: &CacheKey, now: Timestamp, ages: Ages) -> Option<Hit> {
         let mut hit = self.memory.get(key).and_then(|entry| hit(entry, now, ages));
         if hit.is_none()

@@ -63,9 +63,10 @@ impl Seawall {
                 .and_then(|id| id.to_str().ok())
                 .map(str::to_owned);
         }
-        // What another model wrote is no answer of the one that was asked, nor is one to less than was
-        // asked.
-        let keeps = verdict.is_none() && told.degraded.is_none() && told.losses.is_empty();
+        // What another model wrote is no answer of the one that was asked, also where both are named
+        // after the same one, nor is one to less than was asked.
+        let is_asked = told.model.as_deref() == self.conversed_with(exchange);
+        let keeps = verdict.is_none() && is_asked && told.losses.is_empty();
         let kept = exchange.kept.as_ref().filter(|_| keeps);
         let is_whole = matches!(body, AnswerBody::Whole(_));
         let body = match body {
