@@ -275,7 +275,10 @@ impl Follower {
     fn mark(&self, report: &mut Report) {
         report.call = Arc::clone(&self.call);
         report.attempts = 0;
-        report.cache = Some(SHARED.to_owned());
+        report.cache = Some(match report.cache.take() {
+            Some(badge) => format!("{badge}; {SHARED}"),
+            None => SHARED.to_owned(),
+        });
     }
 
     fn publish(&mut self, (status, verdict): (u16, &'static str), report: Option<&Report>) {

@@ -142,7 +142,7 @@ async fn text(joined: Joined) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn all_who_ask_the_same_read_one_answer_from_its_start() {
-    let (flights, calls) = (Flights::new(8), Arc::new(Calls::default()));
+    let (flights, calls) = (Flights::new(8, MOST_HELD), Arc::new(Calls::default()));
     let mut readers = JoinSet::new();
     for at in [0, 0, 5, 15, 25, 49] {
         let (flights, calls) = (flights.clone(), Arc::clone(&calls));
@@ -172,7 +172,7 @@ async fn all_who_ask_the_same_read_one_answer_from_its_start() {
 
 #[tokio::test(start_paused = true)]
 async fn other_requests_and_other_forms_are_other_calls() {
-    let (flights, calls) = (Flights::new(8), Arc::new(Calls::default()));
+    let (flights, calls) = (Flights::new(8, MOST_HELD), Arc::new(Calls::default()));
     let whole = FlightKey {
         streams: false,
         ..key(1)
@@ -185,7 +185,7 @@ async fn other_requests_and_other_forms_are_other_calls() {
 
 #[tokio::test(start_paused = true)]
 async fn one_who_leaves_disturbs_nobody_and_the_last_ends_the_call() {
-    let (flights, calls) = (Flights::new(8), Arc::new(Calls::default()));
+    let (flights, calls) = (Flights::new(8, MOST_HELD), Arc::new(Calls::default()));
     // The first waits for its answer, the second has begun to read, the third goes on to the end.
     let third = {
         let (flights, calls) = (flights.clone(), Arc::clone(&calls));
@@ -217,7 +217,7 @@ async fn one_who_leaves_disturbs_nobody_and_the_last_ends_the_call() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_holds_nobody_up() {
-    let (flights, calls) = (Flights::new(8), Arc::new(Calls::default()));
+    let (flights, calls) = (Flights::new(8, MOST_HELD), Arc::new(Calls::default()));
     let began = Instant::now();
     let (slow, fast) = tokio::join!(
         join(&flights, key(1), streaming(&calls, 5)),
@@ -235,7 +235,7 @@ async fn an_error_reaches_all_in_its_own_words() {
     let invalid = || Error::Refused(Rejected::new(Rejection::BreakerOpen));
     let no_target = || Error::NoTarget(StartError::TooMany(7));
     for error in [invalid, no_target, || Error::NoCredential] {
-        let flights = Flights::new(8);
+        let flights = Flights::new(8, MOST_HELD);
         let (a, b) = tokio::join!(
             join(&flights, key(1), failing(error)),
             join(&flights, key(1), failing(error)),
@@ -249,7 +249,7 @@ async fn an_error_reaches_all_in_its_own_words() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_panics_fails_for_all_and_a_stream_says_so() {
-    let flights = Flights::new(8);
+    let flights = Flights::new(8, MOST_HELD);
     let lead = || async { panic!("a bug") };
     let (a, b) = tokio::join!(join(&flights, key(1), lead), join(&flights, key(1), lead));
     for joined in [a, b] {
@@ -277,7 +277,7 @@ async fn a_call_that_panics_fails_for_all_and_a_stream_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_never_ends_is_ended() {
-    let flights = Flights::new(8);
+    let flights = Flights::new(8, MOST_HELD);
     let lead = || async {
         let chunk = Bytes::from(vec![b'x'; 1 << 20]);
         let events = stream::repeat(chunk);
@@ -298,9 +298,50 @@ async fn an_answer_that_never_ends_is_ended() {
     assert_eq!(flights.len(), 0);
 }
 
+/// A slow reader alone would otherwise have the whole answer held for it.
+#[tokio::test(start_paused = true)]
+async fn while_too_much_is_held_a_stream_goes_on_as_its_slowest_reader() {
+    const EVENT: usize = 1 << 10;
+    let flights = Flights::new(8, 4 * EVENT);
+    let lead = || async {
+        let events = stream::iter(0..40_u8).map(|n| Bytes::from(vec![n; EVENT]));
+        Ok(reply(ReplyBody::Stream(ReplyStream::scripted(events))))
+    };
+    let (fast, slow) = tokio::join!(join(&flights, key(1), lead), join(&flights, key(1), lead));
+    assert!(slow.shared);
+    let read = async |joined: Joined, pause: u64| {
+        let ReplyBody::Stream(mut events) = joined.reply.unwrap().body else {
+            panic!("no stream");
+        };
+        let mut read = Vec::new();
+        while let Some(events) = events.next().await {
+            assert!(flights.board.held.load(Ordering::Relaxed) <= 6 * EVENT);
+            read.push(events[0]);
+            sleep(ms(pause)).await;
+        }
+        read
+    };
+    let late = async {
+        sleep(ms(50)).await;
+        // The start may be gone: who comes now asks alone.
+        let late = join(&flights, key(1), lead).await;
+        assert!(!late.shared);
+        read(late, 0).await
+    };
+    let all: Vec<u8> = (0..40).collect();
+    let began = Instant::now();
+    let (fast, slow, late) = tokio::join!(read(fast, 0), read(slow, 10), late);
+    assert_eq!((&fast, &slow, &late), (&all, &all, &all));
+    assert_eq!(began.elapsed(), ms(400));
+    assert_eq!(
+        (flights.len(), flights.board.held.load(Ordering::Relaxed)),
+        (0, 0)
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn beyond_the_most_flights_calls_are_made_alone() {
-    let (flights, calls) = (Flights::new(1), Arc::new(Calls::default()));
+    let (flights, calls) = (Flights::new(1, MOST_HELD), Arc::new(Calls::default()));
     let join = |n| join(&flights, key(n), streaming(&calls, 1));
     let (a, b, c) = tokio::join!(join(1), join(2), join(2));
     assert!(!a.shared && !b.shared && !c.shared);
@@ -312,7 +353,7 @@ async fn beyond_the_most_flights_calls_are_made_alone() {
 /// With the runtime, the calls' tasks are dropped: who still waits is told.
 #[test]
 fn a_runtime_that_ends_leaves_nobody_waiting() {
-    let flights = Flights::new(1);
+    let flights = Flights::new(1, MOST_HELD);
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_time()
