@@ -26,7 +26,7 @@ use super::store::{Counters, OpenError, Settings, count};
 /// Marks the file as ours: `SEAW`.
 const APPLICATION: i64 = 0x5345_4157;
 
-/// The format of the file and of the keys in it.
+/// The format of the file. Keys of another form are found by nobody, and age out.
 const FORMAT: i64 = 1;
 
 /// Jobs that wait for the thread. A write takes some 50 µs, so this is a moment's worth.

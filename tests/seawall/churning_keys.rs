@@ -11,6 +11,7 @@ use seawall::client::Seawall;
 use seawall::client::ask::{Ask, ReplyBody};
 use seawall::sim::{Settings, Sim};
 use seawall_actors::system::SystemSettings;
+use tokio::task::JoinSet;
 
 /// Most targets and quotas.
 const MOST: usize = 16;
@@ -43,16 +44,17 @@ fn ask(key: usize, streams: bool) -> Ask {
     Ask::messages(headers, Bytes::from(body.to_string()))
 }
 
-async fn churn(seawall: &Seawall, keys: impl Iterator<Item = usize> + Send) {
-    let calls = futures_util::stream::iter(keys);
-    let calls = calls.map(|key| {
-        let seawall = seawall.clone();
-        tokio::spawn(async move { seawall.forward(ask(key, false)).await.map(drop) })
-    });
-    let mut calls = calls.buffer_unordered(AT_ONCE);
-    while let Some(called) = calls.next().await {
-        called.unwrap().unwrap();
+async fn churn(seawall: &Seawall, keys: std::ops::Range<usize>, key: fn(usize) -> usize) {
+    let mut callers = JoinSet::new();
+    for first in 0..AT_ONCE {
+        let (seawall, keys) = (seawall.clone(), keys.clone());
+        callers.spawn(async move {
+            for n in keys.skip(first).step_by(AT_ONCE) {
+                seawall.forward(ask(key(n), false)).await.unwrap();
+            }
+        });
     }
+    callers.join_all().await;
 }
 
 #[tokio::test]
@@ -68,7 +70,7 @@ async fn a_key_a_call_takes_bounded_room_and_leaves_who_is_at_work_alone() {
         .iter()
         .map(|b| b.name.clone())
         .collect();
-    churn(&seawall, 1..1_000).await;
+    churn(&seawall, 1..1_000, |n| n).await;
     let snapshot = seawall.snapshot();
     let most = MOST + AT_ONCE;
     assert!(
@@ -106,7 +108,7 @@ async fn a_key_a_call_takes_bounded_room_and_leaves_who_is_at_work_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_that_come_back_have_their_actors() {
     let seawall = seawall().await;
-    churn(&seawall, (0..2_000).map(|n| n * 7 % 20)).await;
+    churn(&seawall, 0..2_000, |n| n * 7 % 20).await;
     assert_whole(&seawall);
 }
 

@@ -220,6 +220,25 @@ async fn a_disk_that_is_too_slow_is_left_out_and_counted() {
     assert!(stats.disk_entries > 200, "{stats:?}");
 }
 
+/// Such as by a call that asked for a new answer.
+#[tokio::test]
+async fn what_is_put_in_while_the_disk_is_read_stays() {
+    let folder = Folder::new("race");
+    let store = on_disk(&folder.file(), 1 << 22).unwrap();
+    store.put(key(1), entry("old", at(0)));
+    store.flush().await;
+    store.memory.invalidate_all();
+    let one = key(1);
+    let mut finding = Box::pin(store.find(&one, at(2), AGES));
+    assert!(futures_util::poll!(&mut finding).is_pending());
+    store.put(key(1), entry("new", at(1)));
+    let found = finding.await.unwrap();
+    assert_eq!(*found.entry, entry("old", at(0)));
+    let hit = store.find(&key(1), at(2), AGES).await.unwrap();
+    assert_eq!(*hit.entry, entry("new", at(1)));
+    store.close().await;
+}
+
 #[tokio::test]
 async fn a_lookup_does_not_wait_for_a_disk_that_hangs() {
     let folder = Folder::new("hangs");
@@ -245,7 +264,8 @@ async fn a_paused_clock_waits_for_the_disk() {
     let folder = Folder::new("paused");
     let store = on_disk(&folder.file(), 1 << 22).unwrap();
     let began = tokio::time::Instant::now();
-    let ticking = tokio::spawn(async {
+    let mut ticking = tokio::task::JoinSet::new();
+    ticking.spawn(async {
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -261,7 +281,6 @@ async fn a_paused_clock_waits_for_the_disk() {
     }
     assert_eq!(store.stats().hits_disk, 100);
     assert_eq!(began.elapsed(), Duration::ZERO);
-    ticking.abort();
     store.close().await;
 }
 

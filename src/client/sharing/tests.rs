@@ -10,7 +10,7 @@ use super::*;
 use crate::client::ask::{Fallback, ReplyBody};
 use crate::config::{Config, Environment, Overrides};
 use crate::sim::{Fault, FaultKind, Settings, Sim};
-use crate::verdict::{Timeout, judge, judge_timeout};
+use crate::verdict::{Judged, Timeout, judge, judge_timeout};
 
 /// One attempt, which may use all of the time.
 const ROUTE: &str = "[targets.up]\n[routes.default]\nladder = [\"up\"]\nsingle_flight = true\n\
@@ -177,6 +177,29 @@ async fn one_who_leaves_another_s_call_is_recorded_as_having_left() {
     assert_eq!(departed, 2, "{}", metrics.render());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_all_who_share_at_once() {
+    let (seawall, sim) = seawall(ROUTE, silence()).await;
+    let began = Instant::now();
+    let calls = join_all((0..3).map(|_| seawall.forward(ask(false))));
+    let stop = async {
+        sleep(s(1)).await;
+        assert!(!seawall.drain(Instant::now()).await);
+        seawall.end_streams();
+    };
+    let (calls, ()) = tokio::join!(calls, stop);
+    for answered in calls {
+        let error = answered.unwrap_err();
+        let why = |why: &Rejected| why.why == Rejection::Draining;
+        assert!(
+            matches!(&error, Error::Refused(rejected) if why(rejected)),
+            "{error:?}"
+        );
+    }
+    assert!(began.elapsed() < s(2));
+    assert_eq!((sim.stats().attempts, seawall.shared_calls()), (1, 0));
+}
+
 /// The real path: one attempt, everybody's answer, one entry, nothing left.
 #[tokio::test(start_paused = true)]
 async fn calls_that_share_an_attempt_have_the_same_answer_and_keep_it_once() {
@@ -226,6 +249,29 @@ async fn who_asks_under_other_conditions_asks_alone() {
     }
 }
 
+fn rejected(why: Rejection, wait: Option<u64>) -> Error {
+    let mut rejected = Rejected::new(why);
+    rejected.retry_after = wait.map(s);
+    Error::Refused(rejected)
+}
+
+fn unanswered(judged: Judged) -> Error {
+    Error::Unanswered {
+        judged: Box::new(judged),
+        report: Box::new(Report::new("0199".into())),
+    }
+}
+
+fn provider(status: u16, hint: Option<&str>) -> Error {
+    let mut headers = HeaderMap::new();
+    if let Some(hint) = hint {
+        headers.insert("retry-after", hint.parse().unwrap());
+    }
+    let status = StatusCode::from_u16(status).unwrap();
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    unanswered(judge(status, &headers, b"", now))
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_its_calls_own_only_where_more_time_would_have_helped() {
     let now = Instant::now();
@@ -236,27 +282,7 @@ async fn a_failure_is_its_calls_own_only_where_more_time_would_have_helped() {
         backoff: s(8),
     };
     let later = now + s(99);
-    let rejected = |why, wait: Option<u64>| {
-        let mut rejected = Rejected::new(why);
-        rejected.retry_after = wait.map(s);
-        Error::Refused(rejected)
-    };
-    let provider = |status: u16, hint: Option<&str>| {
-        let mut headers = HeaderMap::new();
-        if let Some(hint) = hint {
-            headers.insert("retry-after", hint.parse().unwrap());
-        }
-        let status = StatusCode::from_u16(status).unwrap();
-        let judged = judge(status, &headers, b"", jiff::Timestamp::UNIX_EPOCH);
-        Error::Unanswered {
-            judged: Box::new(judged),
-            report: Box::new(Report::new("0199".into())),
-        }
-    };
-    let timed_out = Error::Unanswered {
-        judged: Box::new(judge_timeout(Timeout::Total)),
-        report: Box::new(Report::new("0199".into())),
-    };
+    let timed_out = unanswered(judge_timeout(Timeout::Total));
     let late = rejected(Rejection::DeadlinePassed, None);
     // The leader began at 0 and failed at 99 s; the follower began as said.
     for (name, error, began, own) in [
