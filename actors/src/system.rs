@@ -65,7 +65,7 @@ struct Shared {
     settings: SystemSettings,
     context: Arc<CallContext>,
     root: Supervisor,
-    registry: Registry,
+    registry: Arc<Registry>,
     callers: Branch,
     steps: Branch,
     step_counts: StepCounts,
@@ -89,7 +89,7 @@ impl System {
             in_flight: Gauge::default(),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
         });
-        let registry = Registry::new(events.clone(), settings.targets, seed);
+        let registry = Arc::new(Registry::new(events.clone(), settings.targets, seed));
         let callers = Branch::new("callers", events.clone());
         let steps = Branch::new("steps", events.clone());
         let pool = Pool::new(

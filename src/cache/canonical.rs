@@ -5,12 +5,9 @@
 //! two objects have the same bytes only if they say the same. A long string stands for itself by its
 //! digest: what is sorted stays small, and each byte of a prompt is hashed once.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use sha2::{Digest, Sha256};
-
-use crate::provider::anthropic::plain_model;
 
 /// Strings of more bytes are written as their digest: it costs as much as hashing a hundred bytes.
 const LONG: usize = 512;
@@ -28,7 +25,8 @@ pub(super) struct Canonical {
     pub(super) temperature: Option<f64>,
 }
 
-/// Reads a request in one pass. `model` stands for the model where it is given. `None` where the
+/// Reads a request in one pass. `model` stands for the model where it is given. A model counts by the
+/// name that it is asked for: one without a date may mean another snapshot tomorrow. `None` where the
 /// body is not one JSON object, names a member twice, or has half a surrogate pair in a string.
 pub(super) fn request(body: &[u8], model: Option<&str>) -> Option<Canonical> {
     // Lengths are written in four bytes.
@@ -87,8 +85,9 @@ impl Reader<'_> {
                 }
                 self.out.truncate(member);
             } else {
-                if is_model {
-                    self.rename(value, model);
+                if is_model && let Some(model) = model {
+                    self.out.truncate(value);
+                    self.write_string(model.as_bytes());
                 }
                 if is_temperature {
                     temperature = number(self.out.get(value..)?);
@@ -103,22 +102,11 @@ impl Reader<'_> {
             let member = self.out.len();
             self.write_string(b"model");
             let value = self.out.len();
-            self.write_string(plain_model(model).as_bytes());
+            self.write_string(model.as_bytes());
             self.end_member(member, value);
         }
         self.close_object(start, 0)?;
         Some(temperature)
-    }
-
-    /// Writes the model's plain name in place of what stands from `value` on.
-    fn rename(&mut self, value: usize, model: Option<&str>) {
-        let said = self.out.get(value..).and_then(short);
-        let said = said.and_then(|said| std::str::from_utf8(said).ok());
-        let Some(plain) = model.or(said).map(plain_model).map(Cow::into_owned) else {
-            return;
-        };
-        self.out.truncate(value);
-        self.write_string(plain.as_bytes());
     }
 
     fn has_member(&self, name: &[u8]) -> bool {

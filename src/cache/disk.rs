@@ -10,15 +10,14 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::RwLock;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::task::spawn_blocking;
 
 use super::entry::Entry;
 use super::key::CacheKey;
@@ -27,7 +26,7 @@ use super::store::{Counters, OpenError, Settings, count};
 /// Marks the file as ours: `SEAW`.
 const APPLICATION: i64 = 0x5345_4157;
 
-/// The format of the file and of the keys in it.
+/// The format of the file. Keys of another form are found by nobody, and age out.
 const FORMAT: i64 = 1;
 
 /// Jobs that wait for the thread. A write takes some 50 µs, so this is a moment's worth.
@@ -60,13 +59,15 @@ pub(super) struct Disk {
     jobs: SyncSender<Job>,
     keys: Arc<RwLock<HashSet<CacheKey>>>,
     counters: Arc<Counters>,
+    /// [`READ`].
+    pub(super) patience: Duration,
 }
 
 enum Job {
-    Read(CacheKey, oneshot::Sender<Entry>),
+    Read(CacheKey, SyncSender<Entry>),
     Write(CacheKey, Arc<Entry>),
-    Flush(oneshot::Sender<()>),
-    Close(oneshot::Sender<()>),
+    Flush(SyncSender<()>),
+    Close(SyncSender<()>),
 }
 
 impl Disk {
@@ -99,22 +100,27 @@ impl Disk {
             jobs,
             keys,
             counters: Arc::clone(counters),
+            patience: READ,
         })
     }
 
+    /// Waits on a thread that may block, for at most a quarter of a second of real time: there a clock
+    /// that is paused waits too, which would run out before any disk has answered.
     pub(super) async fn read(&self, key: &CacheKey) -> Option<Entry> {
         if !self.keys.read().contains(key) {
             return None;
         }
-        let (found, answer) = oneshot::channel();
-        self.send(Job::Read(*key, found));
-        match timeout(READ, answer).await {
-            Ok(found) => found.ok(),
-            Err(_) => {
-                count(&self.counters.disk_dropped);
-                None
-            }
+        let (found, answer) = sync_channel(1);
+        if !self.send(Job::Read(*key, found)) {
+            return None;
         }
+        let patience = self.patience;
+        let read = spawn_blocking(move || answer.recv_timeout(patience)).await;
+        let read = read.ok()?;
+        if read == Err(RecvTimeoutError::Timeout) {
+            count(&self.counters.disk_dropped);
+        }
+        read.ok()
     }
 
     pub(super) fn write(&self, key: CacheKey, entry: Arc<Entry>) {
@@ -130,24 +136,29 @@ impl Disk {
     }
 
     /// Waits until a job is done, and before that for room where the queue is full.
-    async fn wait_for(&self, job: fn(oneshot::Sender<()>) -> Job) {
-        let (done, answer) = oneshot::channel();
+    async fn wait_for(&self, job: fn(SyncSender<()>) -> Job) {
         let jobs = self.jobs.clone();
-        let sent = tokio::task::spawn_blocking(move || jobs.send(job(done)));
-        if let Ok(Ok(())) = sent.await {
+        let waiting = spawn_blocking(move || {
+            let (done, answer) = sync_channel(1);
+            jobs.send(job(done)).ok()?;
             // Err: the job is done, and its sender dropped.
-            drop(answer.await);
-        }
+            answer.recv().ok()
+        });
+        // Err: the runtime ends, and nobody waits any more.
+        drop(waiting.await);
     }
 
     pub(super) fn entries(&self) -> u64 {
         u64::try_from(self.keys.read().len()).unwrap_or(u64::MAX)
     }
 
-    fn send(&self, job: Job) {
-        if self.jobs.try_send(job).is_err() {
+    /// `false`: there is no room for it, which is counted.
+    fn send(&self, job: Job) -> bool {
+        let sent = self.jobs.try_send(job).is_ok();
+        if !sent {
             count(&self.counters.disk_dropped);
         }
+        sent
     }
 }
 

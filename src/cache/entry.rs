@@ -81,14 +81,9 @@ impl Entry {
             return Err(Unfit::Unreadable);
         }
         admit::stop_reason(head.stop_reason.as_deref())?;
-        let kept = KEPT.into_iter().filter_map(|name| {
-            // A header's value is a view into the bytes that it came in.
-            let value = HeaderValue::from_bytes(headers.get(&name)?.as_bytes()).ok()?;
-            Some((name, value))
-        });
         Ok(Self {
             body: Bytes::copy_from_slice(body),
-            headers: kept.collect(),
+            headers: kept(headers).collect(),
             model: head.model.map(Arc::from),
             tokens: head.usage.unwrap_or_default().billed(),
             stored_at: now,
@@ -106,8 +101,8 @@ impl Entry {
         events: impl IntoIterator<Item = &'a [u8]>,
         (now, largest): (Timestamp, usize),
     ) -> Result<Self, Unfit> {
-        let body = assembled(events, now)?;
-        Self::of_assembled(status, headers, &body, (now, largest))
+        let assembler = assembled(events, now)?;
+        Self::of_assembled(status, headers, assembler, (now, largest))
     }
 
     /// The same for a stream that has been watched to its good end: it is not judged again.
@@ -134,24 +129,33 @@ impl Entry {
         if !assembler.is_whole() {
             return Err(Unfit::Incomplete);
         }
-        let body = assembler.into_body().ok_or(Unfit::Unreadable)?;
-        Self::of_assembled(status, headers, &body, (now, largest))
+        Self::of_assembled(status, headers, assembler, (now, largest))
     }
 
+    /// What was put together is not read again: it is known.
     fn of_assembled(
         status: StatusCode,
         headers: &HeaderMap,
-        body: &[u8],
+        assembler: Assembler,
         (now, largest): (Timestamp, usize),
     ) -> Result<Self, Unfit> {
-        let mut kept = HeaderMap::new();
-        for name in KEPT.into_iter().filter(|name| *name != CONTENT_TYPE) {
-            if let Some(value) = headers.get(&name) {
-                kept.insert(name, value.clone());
-            }
-        }
-        kept.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Self::of_body(status, &kept, body, (now, largest))
+        admit::status(status)?;
+        let message = assembler.message();
+        admit::stop_reason(message.stop_reason.as_deref())?;
+        let model = message.model.as_deref().map(Arc::from);
+        let tokens = message.billed();
+        let body = assembler.into_body().ok_or(Unfit::Unreadable)?;
+        admit::size(body.len(), largest)?;
+        let own = kept(headers).filter(|(name, _)| *name != CONTENT_TYPE);
+        let kind = HeaderValue::from_static("application/json");
+        Ok(Self {
+            // Without the room to grow that it was written in.
+            body: body.into_boxed_slice().into(),
+            headers: std::iter::once((CONTENT_TYPE, kind)).chain(own).collect(),
+            model,
+            tokens,
+            stored_at: now,
+        })
     }
 
     /// The answer as it was, or as a valid stream of events; `None` where no stream can be made of it.
@@ -212,11 +216,20 @@ impl Entry {
     }
 }
 
-/// The message that a whole stream brought, as a body that is not streamed.
+/// The headers of an answer that are kept.
+fn kept(headers: &HeaderMap) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    KEPT.into_iter().filter_map(|name| {
+        // A header's value is a view into the bytes that it came in.
+        let value = HeaderValue::from_bytes(headers.get(&name)?.as_bytes()).ok()?;
+        Some((name, value))
+    })
+}
+
+/// The message that a whole stream brought.
 fn assembled<'a>(
     events: impl IntoIterator<Item = &'a [u8]>,
     now: Timestamp,
-) -> Result<Vec<u8>, Unfit> {
+) -> Result<Assembler, Unfit> {
     let mut assembler = Assembler::new();
     let mut watch = StreamWatch::new();
     let mut decoder = SseDecoder::new();
@@ -230,7 +243,7 @@ fn assembled<'a>(
         pushed.map_err(|_| Unfit::TooLarge)?;
     }
     match watch.end() {
-        End::Complete => assembler.into_body().ok_or(Unfit::Unreadable),
+        End::Complete => Ok(assembler),
         End::Malformed(_) => Err(Unfit::Unreadable),
         End::Failed | End::Truncated => Err(Unfit::Incomplete),
     }
@@ -314,7 +327,8 @@ impl Recording {
     #[must_use]
     pub fn ends_in_stop(&self) -> bool {
         const STOP: &[u8] = b"message_stop";
-        let has_stop = |events: &Bytes| events.windows(STOP.len()).any(|part| part == STOP);
+        // It stands near the end, if at all.
+        let has_stop = |events: &Bytes| events.windows(STOP.len()).rev().any(|part| part == STOP);
         // A comment may stand behind it.
         self.events.iter().rev().take(2).any(has_stop)
     }

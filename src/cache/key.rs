@@ -11,7 +11,7 @@ use crate::provider::anthropic::headers::{Credential, DEFAULT_VERSION, VERSION};
 const BETA: HeaderName = HeaderName::from_static("anthropic-beta");
 
 /// Another form of the key or of what stands under it needs another one.
-const DOMAIN: &[u8] = b"seawall cache key 1";
+const DOMAIN: &[u8] = b"seawall cache key 2";
 
 /// The name of an answer: SHA-256 over who may see it and what was asked.
 ///
@@ -49,7 +49,7 @@ pub struct KeyParts<'a> {
     pub query: Option<&'a str>,
     /// The client's headers; `anthropic-version` and `anthropic-beta` count.
     pub headers: &'a HeaderMap,
-    /// The body; `stream` and `metadata` do not count, and the model counts by its plain name.
+    /// The body; `stream` and `metadata` do not count.
     pub body: &'a [u8],
 }
 
@@ -71,14 +71,7 @@ impl Fingerprint {
         let body = canonical::request(parts.body, parts.model)?;
         let mut hash = Hash(Sha256::new());
         hash.field(DOMAIN);
-        match parts.scope {
-            Scope::Tenant(name) => hash.tagged(b't', Some(name.as_bytes())),
-            Scope::Credential(credential, tenant) => {
-                hash.tagged(b'c', Some(&credential.digest()));
-                hash.tagged(b't', tenant.map(str::as_bytes));
-            }
-            Scope::Shared => hash.tagged(b's', None),
-        }
+        hash.scope(parts.scope);
         hash.field(parts.route.as_bytes());
         hash.tagged(b'q', parts.query.map(str::as_bytes));
         let version = parts.headers.get(VERSION).map(http::HeaderValue::as_bytes);
@@ -110,7 +103,28 @@ fn betas(headers: &HeaderMap) -> Vec<&[u8]> {
 
 struct Hash(Sha256);
 
+impl Scope<'_> {
+    /// Tells it from others.
+    pub(crate) fn digest(self) -> [u8; 32] {
+        let mut hash = Hash(Sha256::new());
+        hash.field(b"seawall scope");
+        hash.scope(self);
+        hash.0.finalize().into()
+    }
+}
+
 impl Hash {
+    fn scope(&mut self, scope: Scope<'_>) {
+        match scope {
+            Scope::Tenant(name) => self.tagged(b't', Some(name.as_bytes())),
+            Scope::Credential(credential, tenant) => {
+                self.tagged(b'c', Some(&credential.digest()));
+                self.tagged(b't', tenant.map(str::as_bytes));
+            }
+            Scope::Shared => self.tagged(b's', None),
+        }
+    }
+
     fn field(&mut self, bytes: &[u8]) {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.0.update(length.to_le_bytes());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use moka::notification::RemovalCause;
+use moka::ops::compute::Op;
 use moka::sync::Cache;
 
 use super::disk::Disk;
@@ -253,8 +254,8 @@ impl Store {
     /// Looks an entry up: in memory, which never waits, then on disk.
     ///
     /// Cancel safe. What the disk has is known in memory, so that a miss does not touch it; a disk
-    /// that takes longer than a quarter of a second is a miss. By real time: a paused clock runs out
-    /// before any disk has answered.
+    /// that takes longer than a quarter of a second is a miss. By real time, also under a paused
+    /// clock, which stands still meanwhile.
     pub async fn find(&self, key: &CacheKey, now: Timestamp, ages: Ages) -> Option<Hit> {
         let mut hit = self.memory.get(key).and_then(|entry| hit(entry, now, ages));
         if hit.is_none()
@@ -264,7 +265,7 @@ impl Store {
             hit = self::hit(Arc::new(entry), now, ages);
             if let Some(hit) = &hit {
                 count(&self.counters.hits_disk);
-                self.remember(*key, Arc::clone(&hit.entry));
+                self.recall(*key, &hit.entry);
             }
         }
         count(match hit.as_ref().map(|hit| hit.freshness) {
@@ -285,10 +286,28 @@ impl Store {
         count(&self.counters.puts);
     }
 
-    /// The map lets entries wait before it counts them: for those there is room beside its bound.
     fn remember(&self, key: CacheKey, entry: Arc<Entry>) {
-        let weight = u64::try_from(entry.weight()).unwrap_or(u64::MAX);
+        let weight = entry.weight();
         self.memory.insert(key, entry);
+        self.count_weight(weight);
+    }
+
+    /// Takes in an entry that the disk had, unless a newer one was put in while it was read.
+    fn recall(&self, key: CacheKey, entry: &Arc<Entry>) {
+        self.memory.entry(key).and_compute_with(|there| {
+            let is_newer = there.is_some_and(|it| it.value().stored_at() > entry.stored_at());
+            if is_newer {
+                Op::Nop
+            } else {
+                Op::Put(Arc::clone(entry))
+            }
+        });
+        self.count_weight(entry.weight());
+    }
+
+    /// The map lets entries wait before it counts them: for those there is room beside its bound.
+    fn count_weight(&self, weight: usize) {
+        let weight = u64::try_from(weight).unwrap_or(u64::MAX);
         let waiting = self.uncounted.fetch_add(weight, Ordering::Relaxed);
         if waiting.saturating_add(weight) > self.most_uncounted {
             self.uncounted.store(0, Ordering::Relaxed);

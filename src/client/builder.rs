@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use seawall_actors::hooks::Hooks;
 use seawall_actors::system::{System, SystemSettings};
 
-use super::flights::Flights;
+use super::flights::{Flights, MOST_HELD};
 use super::ladders::Ladders;
 use super::organization::{self, Organization};
 use super::sharing::MOST_FLIGHTS;
@@ -103,7 +103,7 @@ impl Builder {
             ladders: Ladders::new(&config)?,
             store: store(&config, self.wall_clock)?,
             wall_clock: self.wall_clock,
-            flights: Flights::new(MOST_FLIGHTS),
+            flights: Flights::new(MOST_FLIGHTS, MOST_HELD),
             staggers: staggers(&config),
             organization: Organization::new(&config),
             config,

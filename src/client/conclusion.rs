@@ -63,9 +63,10 @@ impl Seawall {
                 .and_then(|id| id.to_str().ok())
                 .map(str::to_owned);
         }
-        // What another model wrote is no answer of the one that was asked, nor is one to less than was
-        // asked.
-        let keeps = verdict.is_none() && told.degraded.is_none() && told.losses.is_empty();
+        // What another model wrote is no answer of the one that was asked, also where both are named
+        // after the same one, nor is one to less than was asked.
+        let is_asked = told.model.as_deref() == self.conversed_with(exchange);
+        let keeps = verdict.is_none() && is_asked && told.losses.is_empty();
         let kept = exchange.kept.as_ref().filter(|_| keeps);
         let is_whole = matches!(body, AnswerBody::Whole(_));
         let body = match body {
@@ -157,26 +158,19 @@ fn marked(told: &mut Report, stood_in: Option<StoodIn>) -> Option<&'static str> 
 }
 
 /// The answer to a call that has been waited for long enough: a stream that pings until it comes.
-pub(super) fn waiting(
-    exchange: Arc<Exchange>,
-    running: BoxFuture<'static, Result<Reply, Error>>,
-) -> Reply {
+pub(super) fn waiting(so_far: Report, running: BoxFuture<'static, Result<Reply, Error>>) -> Reply {
     let mut headers = HeaderMap::new();
     headers.insert(
         CONTENT_TYPE,
         HeaderValue::from_static("text/event-stream; charset=utf-8"),
     );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    let report = Report {
-        attempts: exchange.progress.lock().last.attempts,
-        queued: exchange.began.elapsed(),
-        ..Report::new(Arc::clone(&exchange.call))
-    };
+    let call = Arc::clone(&so_far.call);
     Reply {
         status: StatusCode::OK,
         headers,
-        body: ReplyBody::Stream(ReplyStream::waiting(exchange, running)),
-        report,
+        body: ReplyBody::Stream(ReplyStream::waiting(call, running)),
+        report: so_far,
     }
 }
 

@@ -3,13 +3,15 @@
 //! Who asks first leads: its call runs in a task of its own and is read into a buffer, from which
 //! everybody takes the answer from its start, at their own pace. One who leaves disturbs nobody; when
 //! the last has left, the call is dropped. A flight that has ended is found by nobody: who comes
-//! later starts anew.
+//! later starts anew. A failure that was only its own call's is nobody else's: they may board again,
+//! and the first of them leads.
 //!
 //! Memory: an answer, up to 64 MiB, is held until its last reader has gone. While all of them together
-//! hold too much, calls are made alone.
+//! hold too much, calls are made alone, and a stream that is under way goes lean: nobody joins it any
+//! more, it drops what all have read, and reads on as its slowest reader does.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
@@ -23,6 +25,7 @@ use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use seawall_actors::error::{Rejected, Rejection, StartError};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::ask::{Fallback, Reply, ReplyBody, ReplyStream, Report};
 use super::attempt::LARGEST_ANSWER;
@@ -36,10 +39,14 @@ use crate::provider::anthropic::StreamFailure;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct FlightKey {
     pub(super) request: CacheKey,
+    /// Who asks, where the request does not say it: the credential and the quota are theirs.
+    pub(super) asker: Option<[u8; 32]>,
     pub(super) streams: bool,
-    /// How long it may take is another's question too.
-    pub(super) profile: Profile,
+    /// As the caller names it: a route's own limits are not those of its profile.
+    pub(super) profile: Option<Profile>,
     pub(super) fallback: Fallback,
+    /// Whether the caller's own loop sends it again: it makes fewer attempts.
+    pub(super) is_resent: bool,
 }
 
 /// The calls that are shared at this moment. Cloning shares them.
@@ -49,11 +56,12 @@ pub(super) struct Flights {
 }
 
 /// Bytes that all flights may hold before no further one begins.
-const MOST_HELD: usize = 256 << 20;
+pub(super) const MOST_HELD: usize = 256 << 20;
 
 #[derive(Debug)]
 struct Board {
     most: usize,
+    most_held: usize,
     /// Bytes of answers that flights hold.
     held: AtomicUsize,
     flights: Mutex<HashMap<FlightKey, Listed>>,
@@ -63,12 +71,16 @@ struct Board {
 struct Listed {
     flight: Arc<Flight>,
     subscribers: usize,
+    /// It is lean: the start of its answer may be gone.
+    is_closed: bool,
     task: AbortHandle,
 }
 
 #[derive(Debug)]
 struct Flight {
     board: Arc<Board>,
+    /// When its call began.
+    began: Instant,
     state: Mutex<State>,
     /// Bytes that it holds.
     held: AtomicUsize,
@@ -78,6 +90,14 @@ impl Flight {
     fn holds(&self, bytes: usize) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
         self.board.held.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn lets_go(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.board.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -91,7 +111,15 @@ impl Drop for Flight {
 #[derive(Debug, Default)]
 struct State {
     answer: Option<Answer>,
-    events: Vec<Bytes>,
+    events: VecDeque<Bytes>,
+    /// How many came before these and were dropped.
+    dropped: usize,
+    /// Next event of each reader, in its place; of one that has left it is the last there can be.
+    readers: Vec<usize>,
+    /// Events are dropped when all have read them.
+    is_lean: bool,
+    /// The call's own task, where it waits for the slowest reader.
+    reading: Option<Waker>,
     /// All events are there.
     over: bool,
     waiting: Vec<Waker>,
@@ -113,47 +141,29 @@ struct Head {
     report: Report,
 }
 
-/// An answer, and whether another call brought it.
-#[derive(Debug)]
-pub(super) struct Joined {
-    pub(super) reply: Result<Reply, Error>,
-    pub(super) shared: bool,
+/// A call's place among those that are shared.
+pub(super) enum Boarded<L> {
+    /// There are too many flights to begin another: the call is made alone.
+    Alone(L),
+    /// The call is made, and others may share it.
+    Leads(Subscriber),
+    /// Another call is on its way already; this one is made if that fails for reasons of its own.
+    Follows(Subscriber, L),
 }
 
 impl Flights {
-    /// `most` flights at once; beyond them calls are made alone.
-    pub(super) fn new(most: usize) -> Self {
+    /// `most` flights at once, and beside them none while they hold more than `most_held` bytes: calls
+    /// are made alone then.
+    pub(super) fn new(most: usize, most_held: usize) -> Self {
         let board = Board {
             most,
+            most_held,
             held: AtomicUsize::new(0),
             flights: Mutex::default(),
         };
         Self {
             board: Arc::new(board),
         }
-    }
-
-    /// Answers a call by one that is on its way already, or else by making it. An error reaches all
-    /// who wait; so does a panic of the call.
-    ///
-    /// The report and the headers are those of the call that was made. Dropping the future, or later
-    /// the reply's stream, ends that call only where nobody else reads it.
-    pub(super) async fn join<L, F>(&self, key: FlightKey, lead: L) -> Joined
-    where
-        L: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<Reply, Error>> + Send + 'static,
-    {
-        let (subscriber, shared) = match self.subscribe(key, lead) {
-            Ok(subscribed) => subscribed,
-            Err(lead) => {
-                return Joined {
-                    reply: lead().await,
-                    shared: false,
-                };
-            }
-        };
-        let reply = subscriber.reply().await;
-        Joined { reply, shared }
     }
 
     /// Flights at this moment.
@@ -167,30 +177,35 @@ impl Flights {
         flights.values().map(|listed| listed.subscribers).sum()
     }
 
-    /// Hands the call back where there are too many flights to begin another.
-    fn subscribe<L, F>(&self, key: FlightKey, lead: L) -> Result<(Subscriber, bool), L>
+    /// Takes a call that began at `began` aboard one that is on its way already, or else begins it.
+    ///
+    /// The reply's report and headers are those of the call that was made, and so are its error and
+    /// its panic. Dropping the subscriber, or later the reply's stream, ends that call only where
+    /// nobody else reads it.
+    pub(super) fn board<L, F>(&self, key: FlightKey, began: Instant, lead: L) -> Boarded<L>
     where
         L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<Reply, Error>> + Send + 'static,
     {
         let mut flights = self.board.flights.lock();
-        let is_full =
-            flights.len() >= self.board.most || self.board.held.load(Ordering::Relaxed) > MOST_HELD;
-        let (flight, shared) = match flights.entry(key) {
+        let is_full = flights.len() >= self.board.most || self.board.holds_too_much();
+        match flights.entry(key) {
+            Entry::Occupied(listed) if listed.get().is_closed => Boarded::Alone(lead),
             Entry::Occupied(mut listed) => {
                 let listed = listed.get_mut();
                 listed.subscribers += 1;
-                (Arc::clone(&listed.flight), true)
+                let flight = Arc::clone(&listed.flight);
+                Boarded::Follows(Subscriber::of(key, flight), lead)
             }
-            Entry::Vacant(_) if is_full => return Err(lead),
+            Entry::Vacant(_) if is_full => Boarded::Alone(lead),
             Entry::Vacant(place) => {
                 let flight = Arc::new(Flight {
                     board: Arc::clone(&self.board),
+                    began,
                     state: Mutex::default(),
                     held: AtomicUsize::new(0),
                 });
                 let landing = Landing {
-                    board: Arc::clone(&self.board),
                     key,
                     flight: Arc::clone(&flight),
                 };
@@ -202,24 +217,29 @@ impl Flights {
                 place.insert(Listed {
                     flight: Arc::clone(&flight),
                     subscribers: 1,
+                    is_closed: false,
                     task: task.abort_handle(),
                 });
-                (flight, false)
+                Boarded::Leads(Subscriber::of(key, flight))
             }
-        };
-        drop(flights);
-        let subscriber = Subscriber {
-            board: Arc::clone(&self.board),
-            key,
-            flight,
-            next: 0,
-            waits: None,
-        };
-        Ok((subscriber, shared))
+        }
     }
 }
 
 impl Board {
+    fn holds_too_much(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > self.most_held
+    }
+
+    /// Lets nobody join a flight any more.
+    fn close(&self, key: FlightKey, flight: &Arc<Flight>) {
+        if let Some(listed) = self.flights.lock().get_mut(&key)
+            && Arc::ptr_eq(&listed.flight, flight)
+        {
+            listed.is_closed = true;
+        }
+    }
+
     /// Takes a flight off the board, so that who comes now starts anew.
     fn remove(&self, key: FlightKey, flight: &Arc<Flight>) {
         let mut flights = self.flights.lock();
@@ -265,6 +285,24 @@ impl Flight {
             waker.wake();
         }
     }
+
+    fn go_lean(&self) {
+        let mut state = self.state.lock();
+        state.is_lean = true;
+        let bytes = state.drop_read();
+        drop(state);
+        self.lets_go(bytes);
+    }
+
+    /// Ready when the slowest reader has read everything.
+    fn poll_read_by_all(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.events.is_empty() {
+            return Poll::Ready(());
+        }
+        state.reading = Some(cx.waker().clone());
+        Poll::Pending
+    }
 }
 
 /// The call's own task. Whatever becomes of it, its flight ends.
@@ -298,16 +336,24 @@ where
         };
         let call = Arc::clone(&head.report.call);
         flight.change(|state| state.answer = Some(Answer::Stream(head)));
-        let mut bytes = 0_usize;
+        let (mut bytes, mut is_lean) = (0_usize, false);
         while let Some(more) = events.next().await {
             bytes = bytes.saturating_add(more.len());
             if bytes > LARGEST_ANSWER {
                 let last = last_event(&call, "more than 64 MiB of events", "malformed");
-                flight.change(|state| state.events.push(last));
+                flight.change(|state| state.events.push_back(last));
                 break;
             }
             flight.holds(more.len());
-            flight.change(|state| state.events.push(more));
+            flight.change(|state| state.events.push_back(more));
+            if !is_lean && flight.board.holds_too_much() {
+                is_lean = true;
+                flight.board.close(landing.key, &flight);
+                flight.go_lean();
+            }
+            if is_lean {
+                poll_fn(|cx| flight.poll_read_by_all(cx)).await;
+            }
         }
         None
     });
@@ -322,7 +368,6 @@ where
 
 /// Ends its flight, at the latest when the task is dropped.
 struct Landing {
-    board: Arc<Board>,
     key: FlightKey,
     flight: Arc<Flight>,
 }
@@ -330,14 +375,14 @@ struct Landing {
 impl Landing {
     /// With the answer, unless it is a stream that has come already.
     fn land(self, answer: Option<Answer>) {
-        self.board.remove(self.key, &self.flight);
+        self.flight.board.remove(self.key, &self.flight);
         self.flight.change(|state| state.end(answer));
     }
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        self.board.remove(self.key, &self.flight);
+        self.flight.board.remove(self.key, &self.flight);
         if !self.flight.state.lock().over {
             let stopped = Error::Refused(Rejected::new(Rejection::Stopped));
             let stopped = Answer::Failed(Arc::new(stopped));
@@ -347,13 +392,39 @@ impl Drop for Landing {
 }
 
 impl State {
+    /// Notes that the reader in this place has read so many events. Returns the bytes that are held no
+    /// longer.
+    fn has_read(&mut self, place: usize, events: usize) -> usize {
+        if let Some(read) = self.readers.get_mut(place) {
+            *read = events;
+        }
+        self.drop_read()
+    }
+
+    /// Drops what all have read, where the flight is lean, and wakes its task when that is all.
+    fn drop_read(&mut self) -> usize {
+        if !self.is_lean {
+            return 0;
+        }
+        let slowest = self.readers.iter().copied().min().unwrap_or(usize::MAX);
+        let read = slowest.saturating_sub(self.dropped).min(self.events.len());
+        self.dropped += read;
+        let bytes = self.events.drain(..read).map(|events| events.len()).sum();
+        if self.events.is_empty()
+            && let Some(task) = self.reading.take()
+        {
+            task.wake();
+        }
+        bytes
+    }
+
     fn end(&mut self, answer: Option<Answer>) {
         self.over = true;
         match (&self.answer, answer) {
             (Some(Answer::Stream(head)), Some(Answer::Failed(error))) => {
                 let reason = error.verdict().label;
                 let last = last_event(&head.report.call, &error.to_string(), reason);
-                self.events.push(last);
+                self.events.push_back(last);
             }
             (None, answer) => self.answer = answer,
             _ => {}
@@ -380,17 +451,37 @@ fn said(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// One call's place in a flight.
 pub(super) struct Subscriber {
-    board: Arc<Board>,
     key: FlightKey,
     flight: Arc<Flight>,
-    /// Events that it has read.
+    /// Its place among the readers, and the number of events that it has read.
+    place: usize,
     next: usize,
     /// In which round it waits, and who is woken.
     waits: Option<(u64, Waker)>,
 }
 
 impl Subscriber {
-    async fn reply(mut self) -> Result<Reply, Error> {
+    fn of(key: FlightKey, flight: Arc<Flight>) -> Self {
+        let mut state = flight.state.lock();
+        let place = state.readers.len();
+        state.readers.push(0);
+        drop(state);
+        Self {
+            key,
+            flight,
+            place,
+            next: 0,
+            waits: None,
+        }
+    }
+
+    /// When the call that is made began.
+    pub(super) fn flight_began(&self) -> Instant {
+        self.flight.began
+    }
+
+    /// The answer of the call that is made, or its error.
+    pub(super) async fn reply(mut self) -> Result<Reply, Error> {
         let answer = poll_fn(|cx| self.poll(cx, |state, _| state.answer.clone())).await;
         let (head, body) = match answer {
             Answer::Whole(head, body) => (head, ReplyBody::Whole(body)),
@@ -410,23 +501,32 @@ impl Subscriber {
 
     /// The next events, or the end.
     pub(super) fn poll_events(&mut self, cx: &Context<'_>) -> Poll<Option<Bytes>> {
-        let polled = self.poll(cx, |state, next| match state.events.get(next) {
-            Some(events) => Some(Some(events.clone())),
-            None => state.over.then_some(None),
+        let (place, mut bytes) = (self.place, 0);
+        let polled = self.poll(cx, |state, next| {
+            let held = next.checked_sub(state.dropped);
+            let events = held.and_then(|at| state.events.get(at)).cloned();
+            match events {
+                Some(events) => {
+                    bytes = state.has_read(place, next + 1);
+                    Some(Some(events))
+                }
+                None => state.over.then_some(None),
+            }
         });
         if let Poll::Ready(Some(_)) = polled {
             self.next += 1;
         }
+        self.flight.lets_go(bytes);
         polled
     }
 
     fn poll<T>(
         &mut self,
         cx: &Context<'_>,
-        look: impl FnOnce(&State, usize) -> Option<T>,
+        look: impl FnOnce(&mut State, usize) -> Option<T>,
     ) -> Poll<T> {
         let mut state = self.flight.state.lock();
-        if let Some(found) = look(&state, self.next) {
+        if let Some(found) = look(&mut state, self.next) {
             return Poll::Ready(found);
         }
         // Polled again in between, it is in the list already.
@@ -442,7 +542,9 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        self.board.leave(self.key, &self.flight);
+        let bytes = self.flight.state.lock().has_read(self.place, usize::MAX);
+        self.flight.lets_go(bytes);
+        self.flight.board.leave(self.key, &self.flight);
     }
 }
 

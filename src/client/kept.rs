@@ -29,6 +29,8 @@ pub(super) struct Kept {
 pub(super) struct Print {
     pub(super) key: CacheKey,
     pub(super) admission: Admission,
+    /// Who asks, where the key does not say it.
+    pub(super) asker: Option<[u8; 32]>,
 }
 
 impl Seawall {
@@ -40,10 +42,14 @@ impl Seawall {
         let settings = route.cache.unwrap_or_default();
         let brought = self.brought(&ask.headers);
         let tenant = ask.tenant.as_deref();
-        let scope = match &brought {
-            _ if settings.shared => Scope::Shared,
+        let own = match &brought {
             Some(credential) => Scope::Credential(credential, tenant),
             None => Scope::Tenant(tenant.unwrap_or("")),
+        };
+        let (scope, asker) = if settings.shared {
+            (Scope::Shared, route.single_flight.then(|| own.digest()))
+        } else {
+            (own, None)
         };
         let first = route.ladder.iter().find_map(|rung| rung.place.target());
         let targets = &self.shared.config.targets;
@@ -60,6 +66,7 @@ impl Seawall {
         Some(Print {
             key: fingerprint.key,
             admission: Admission::of(&ask.headers, temperature, settings.max_temperature),
+            asker,
         })
     }
 

@@ -32,6 +32,7 @@ use crate::capability::Features;
 use crate::config::{self, Route};
 use crate::delivery::{Delivery, Hold};
 use crate::error::Error;
+use crate::profile::{Profile, Timeouts};
 use crate::provider::anthropic::headers::{self as wire, Credential, Form};
 use crate::provider::anthropic::request::adapt::adapt;
 use crate::provider::anthropic::request::{RequestView, splice_model};
@@ -70,10 +71,7 @@ impl Seawall {
         } else {
             route.priority
         };
-        let patience = match ask.profile {
-            Some(profile) => profile.wait_limit(exchange.timeouts.total),
-            None => route.wait,
-        };
+        let patience = patience(ask, route, exchange.timeouts.total);
         let repeatable = match &ask.endpoint {
             Endpoint::Messages | Endpoint::CountTokens => true,
             Endpoint::Other(method, _) => method.is_idempotent(),
@@ -153,10 +151,7 @@ impl Seawall {
         (ladder, source): (Arc<Ladder>, Source),
     ) -> Exchange {
         let profile = ask.profile.unwrap_or(route.profile);
-        let timeouts = ask.timeouts.unwrap_or_else(|| {
-            ask.profile
-                .map_or(route.timeouts, crate::profile::Profile::timeouts)
-        });
+        let timeouts = timeouts(ask, route);
         Exchange {
             call: started.call,
             endpoint: ask.endpoint.clone(),
@@ -400,6 +395,18 @@ fn delivery(ask: &Ask, route: &Route) -> Delivery {
         }
         (asked, own) => asked.or(own).unwrap_or_else(|| profile.delivery()),
     }
+}
+
+/// How long the parts of a call may take.
+pub(super) fn timeouts(ask: &Ask, route: &Route) -> Timeouts {
+    let of_profile = || ask.profile.map_or(route.timeouts, Profile::timeouts);
+    ask.timeouts.unwrap_or_else(of_profile)
+}
+
+/// How long a call of this `total` may wait for breakers and quotas.
+pub(super) fn patience(ask: &Ask, route: &Route, total: Duration) -> Duration {
+    ask.profile
+        .map_or(route.wait, |profile| profile.wait_limit(total))
 }
 
 /// The run that a call belongs to, told apart from those of other tenants.

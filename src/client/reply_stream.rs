@@ -66,8 +66,8 @@ enum Source {
 
 /// A call that has not been answered yet, and pings until it is.
 pub(super) struct Waiting {
-    call: BoxFuture<'static, Result<Reply, Error>>,
-    exchange: Arc<Exchange>,
+    call: Arc<str>,
+    running: BoxFuture<'static, Result<Reply, Error>>,
     ping: Pin<Box<Sleep>>,
 }
 
@@ -117,13 +117,13 @@ impl ReplyStream {
 
     /// A stream that pings, the first time at once, until the call is answered.
     pub(super) fn waiting(
-        exchange: Arc<Exchange>,
-        call: BoxFuture<'static, Result<Reply, Error>>,
+        call: Arc<str>,
+        running: BoxFuture<'static, Result<Reply, Error>>,
     ) -> Self {
         let ping = Box::pin(sleep_until(Instant::now()));
         Self::from(Source::Waiting(Waiting {
             call,
-            exchange,
+            running,
             ping,
         }))
     }
@@ -235,7 +235,7 @@ enum Answered {
 
 impl Waiting {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Answered> {
-        let answered = ready!(self.call.as_mut().poll(cx));
+        let answered = ready!(self.running.as_mut().poll(cx));
         Poll::Ready(match answered {
             Ok(reply) => match reply.body {
                 ReplyBody::Stream(stream) => Answered::Stream(stream, mark(&reply.report)),
@@ -250,13 +250,13 @@ impl Waiting {
                         error_type: "api_error",
                         message: "the provider did not answer with a stream",
                         reason: "malformed",
-                        call: &self.exchange.call,
+                        call: &self.call,
                         request_id: None,
                     };
                     Answered::Last(failure.event().into())
                 }
             },
-            Err(error) => Answered::Last(failure_event(&self.exchange, &error)),
+            Err(error) => Answered::Last(failure_event(&self.call, &error)),
         })
     }
 }
@@ -308,7 +308,7 @@ fn own_event(exchange: &Exchange, judged: &Judged) -> Bytes {
 }
 
 /// A failed call as the last event of a stream that has begun already.
-fn failure_event(exchange: &Exchange, error: &Error) -> Bytes {
+fn failure_event(call: &str, error: &Error) -> Bytes {
     let reason = match error {
         Error::Provider { judged, body, .. } => {
             if body.starts_with(b"event:") {
@@ -333,7 +333,7 @@ fn failure_event(exchange: &Exchange, error: &Error) -> Bytes {
         error_type: kind,
         message: &message,
         reason,
-        call: &exchange.call,
+        call,
         request_id: None,
     };
     failure.event().into()

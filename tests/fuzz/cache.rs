@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use seawall::cache::{Ages, CacheKey, Entry, Fingerprint, KeyParts, Scope, Settings, Store};
 use seawall::provider::anthropic::headers::Credential;
-use seawall::provider::anthropic::plain_model;
 use serde_json::{Value, json};
 
 use crate::source::{FEW, Source, Tally, bytes_of};
@@ -85,7 +84,8 @@ impl Who {
 /// A body: one of a few, so that requests meet, in one of its forms, and now and then damaged.
 fn body(source: &mut Source<'_>) -> Vec<u8> {
     let words = source.pick(&["hi", "hi ", "Hi", "\u{e9}", "", "x\0y"]);
-    let mut body = json!({ "model": "claude-sonnet-5-5", "max_tokens": source.below(3),
+    let model = source.pick(&["claude-sonnet-4-5", "claude-sonnet-4-5-20250929"]);
+    let mut body = json!({ "model": model, "max_tokens": source.below(3),
         "messages": [{ "role": "user", "content": words }] });
     if source.once_in(3) {
         body["stream"] = source.once_in(2).into();
@@ -110,10 +110,6 @@ fn meaning(body: &[u8]) -> Option<Value> {
     let members = value.as_object_mut()?;
     members.remove("stream");
     members.remove("metadata");
-    // A model may be named in several ways.
-    if let Some(Value::String(model)) = members.get_mut("model") {
-        *model = plain_model(model).into_owned();
-    }
     Some(value)
 }
 

@@ -11,6 +11,8 @@ mod breaker_detection;
 #[cfg(test)]
 mod cache_recordings;
 #[cfg(test)]
+mod churning_keys;
+#[cfg(test)]
 mod claude_code;
 #[cfg(test)]
 mod client_limits;

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::next_number;
@@ -107,6 +108,9 @@ pub(super) struct Registry {
     seed: u64,
     quotas: RwLock<BTreeMap<Arc<str>, Quota>>,
     targets: RwLock<BTreeMap<Arc<str>, Target>>,
+    /// Held by whoever changes either: a name that goes and comes back at once must not lose its new
+    /// actor to the old one's end.
+    changing: Mutex<()>,
 }
 
 impl Registry {
@@ -119,6 +123,7 @@ impl Registry {
             seed,
             quotas: RwLock::default(),
             targets: RwLock::default(),
+            changing: Mutex::default(),
         }
     }
 
@@ -131,24 +136,30 @@ impl Registry {
     }
 
     /// The quota of this name, made as `spec` says if it is new.
-    pub(super) async fn quota(&self, name: &str, spec: QuotaSpec) -> Result<Quota, StartError> {
-        if let Some(quota) = self.quotas.read().get(name) {
-            return Ok(quota.clone());
+    pub(super) async fn quota(
+        self: &Arc<Self>,
+        name: &str,
+        spec: QuotaSpec,
+    ) -> Result<Quota, StartError> {
+        if let Some(quota) = self.known_quota(name) {
+            return Ok(quota);
+        }
+        let (registry, name) = (Arc::clone(self), name.to_owned());
+        to_its_end(async move { registry.add_quota(&name, spec).await }).await
+    }
+
+    async fn add_quota(&self, name: &str, spec: QuotaSpec) -> Result<Quota, StartError> {
+        let _changing = self.changing.lock().await;
+        if let Some(quota) = self.known_quota(name) {
+            return Ok(quota);
         }
         self.make_room_for_quota().await?;
-        let quota = {
-            let mut quotas = self.quotas.write();
-            if let Some(quota) = quotas.get(name) {
-                return Ok(quota.clone());
-            }
-            let events = self.events.clone();
-            let limiter = Limiter::new(name.into(), spec.settings, spec.queue_bound, events)?;
-            let added = next_number();
-            let inner = Arc::new(QuotaInner { limiter, added });
-            let quota = Quota { inner };
-            quotas.insert(name.into(), quota.clone());
-            quota
-        };
+        let events = self.events.clone();
+        let limiter = Limiter::new(name.into(), spec.settings, spec.queue_bound, events)?;
+        let added = next_number();
+        let inner = Arc::new(QuotaInner { limiter, added });
+        let quota = Quota { inner };
+        self.quotas.write().insert(name.into(), quota.clone());
         let limiter = &quota.inner.limiter;
         let (actor, address) = (limiter.clone(), limiter.clone());
         self.limiters
@@ -174,23 +185,25 @@ impl Registry {
 
     /// The target of this name, made as `spec` says if it is new.
     pub(super) async fn target(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         spec: impl FnOnce() -> TargetSpec,
     ) -> Result<Target, StartError> {
-        if let Some(target) = self.targets.read().get(name) {
-            return Ok(target.clone());
+        if let Some(target) = self.known_target(name) {
+            return Ok(target);
+        }
+        let (registry, name, spec) = (Arc::clone(self), name.to_owned(), spec());
+        to_its_end(async move { registry.add_target(&name, spec).await }).await
+    }
+
+    async fn add_target(&self, name: &str, spec: TargetSpec) -> Result<Target, StartError> {
+        let _changing = self.changing.lock().await;
+        if let Some(target) = self.known_target(name) {
+            return Ok(target);
         }
         self.make_room().await?;
-        let target = {
-            let mut targets = self.targets.write();
-            if let Some(target) = targets.get(name) {
-                return Ok(target.clone());
-            }
-            let target = self.new_target(name, spec())?;
-            targets.insert(name.into(), target.clone());
-            target
-        };
+        let target = self.new_target(name, spec)?;
+        self.targets.write().insert(name.into(), target.clone());
         let (actor, address) = (target.breaker().clone(), target.breaker().clone());
         self.breakers
             .add(
@@ -290,6 +303,19 @@ impl Registry {
             quota.inner.limiter.close();
         }
     }
+}
+
+/// Carries a change of the tree out, whoever may leave meanwhile: supervisors pass over a request whose
+/// asker has left.
+async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, StartError>> + Send + 'static,
+) -> Result<T, StartError> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "ends with its request, or with the supervisor it asks"
+    )]
+    let changed = tokio::spawn(change).await;
+    changed.unwrap_or_else(|error| Err(StartError::Actor(error.to_string())))
 }
 
 /// Takes out the first added of those of which `unheld` gives a number.

@@ -16,8 +16,8 @@ fn how_a_request_is_written_leaves_no_trace() {
     assert!(plain.is_some());
     for same in [
         "{ \"b\" : [ 1 , { \"y\":true, \"x\":null } ],\r\n\t\"a\":\"\\u00e9\\/\\n\\u0022\\\\\",\"model\":\"claude-haiku-5-5\"}",
-        r#"{"stream":true,"metadata":{"user_id":"u"},"model":"claude-haiku-5-5-20260101","a":"é/\u000a\"\u005c","b":[1,{"x":null,"y":true}]}"#,
-        r#"{"\u0073tream":false,"\u006dodel":"anthropic/claude-haiku-5-5","a":"é/\n\"\\","b":[1,{"x":null,"y":true}]}"#,
+        r#"{"stream":true,"metadata":{"user_id":"u"},"model":"claude-haiku-5-5","a":"é/\u000a\"\u005c","b":[1,{"x":null,"y":true}]}"#,
+        r#"{"\u0073tream":false,"\u006dodel":"claude-haiku-5\u002d5","a":"é/\n\"\\","b":[1,{"x":null,"y":true}]}"#,
     ] {
         assert_eq!(bytes(same), plain, "{same}");
     }
@@ -27,6 +27,10 @@ fn how_a_request_is_written_leaves_no_trace() {
 fn whatever_else_differs_is_another_request() {
     let bodies = [
         r#"{}"#,
+        r#"{"model":"claude-sonnet-4-5"}"#,
+        r#"{"model":"claude-sonnet-4-5-20250929"}"#,
+        r#"{"model":"claude-sonnet-4-5-latest"}"#,
+        r#"{"model":"anthropic.claude-sonnet-4-5-20250929-v1:0"}"#,
         r#"{"a":1}"#,
         r#"{"a":1.0}"#,
         r#"{"a":1e0}"#,
@@ -114,7 +118,7 @@ fn what_is_ambiguous_or_no_object_has_no_name() {
 fn a_temperature_and_the_rungs_own_model_are_seen() {
     let seen = request(
         br#"{"temperature":0.25,"model":"x"}"#,
-        Some("claude-opus-5-20260101"),
+        Some("claude-opus-5"),
     );
     let seen = seen.unwrap();
     assert_eq!(seen.temperature, Some(0.25));
@@ -223,11 +227,6 @@ proptest! {
         let counted = |value: &Value| {
             let mut value = value.clone();
             value.as_object_mut().unwrap().remove("stream");
-            if let Some(model) = value.get_mut("model")
-                && let Some(name) = model.as_str()
-            {
-                *model = plain_model(name).into();
-            }
             value
         };
         let same = counted(&a) == counted(&b);

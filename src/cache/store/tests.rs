@@ -220,20 +220,67 @@ async fn a_disk_that_is_too_slow_is_left_out_and_counted() {
     assert!(stats.disk_entries > 200, "{stats:?}");
 }
 
-#[tokio::test(start_paused = true)]
+/// Such as by a call that asked for a new answer.
+#[tokio::test]
+async fn what_is_put_in_while_the_disk_is_read_stays() {
+    let folder = Folder::new("race");
+    let store = on_disk(&folder.file(), 1 << 22).unwrap();
+    store.put(key(1), entry("old", at(0)));
+    store.flush().await;
+    store.memory.invalidate_all();
+    let one = key(1);
+    let mut finding = Box::pin(store.find(&one, at(2), AGES));
+    assert!(futures_util::poll!(&mut finding).is_pending());
+    store.put(key(1), entry("new", at(1)));
+    let found = finding.await.unwrap();
+    assert_eq!(*found.entry, entry("old", at(0)));
+    let hit = store.find(&key(1), at(2), AGES).await.unwrap();
+    assert_eq!(*hit.entry, entry("new", at(1)));
+    store.close().await;
+}
+
+#[tokio::test]
 async fn a_lookup_does_not_wait_for_a_disk_that_hangs() {
     let folder = Folder::new("hangs");
-    let store = on_disk(&folder.file(), 1 << 22).unwrap();
+    let mut store = on_disk(&folder.file(), 1 << 22).unwrap();
     store.put(key(1), entry("a", at(0)));
     store.flush().await;
     store.memory.invalidate_all();
     let other = rusqlite::Connection::open(folder.file()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    // The thread waits for the other connection; the clock, which is virtual, for nobody.
+    // The thread waits for the other connection; the lookup for nobody.
     store.put(key(2), entry("b", at(0)));
+    store.disk.as_mut().unwrap().patience = Duration::ZERO;
     assert!(store.find(&key(1), at(0), AGES).await.is_none());
     assert_eq!((store.stats().misses, store.stats().disk_dropped), (1, 1));
     other.execute_batch("COMMIT").unwrap();
+    store.close().await;
+}
+
+/// A disk takes real time, which no virtual clock knows of: it stands still until the disk has
+/// answered.
+#[tokio::test(start_paused = true)]
+async fn a_paused_clock_waits_for_the_disk() {
+    let folder = Folder::new("paused");
+    let store = on_disk(&folder.file(), 1 << 22).unwrap();
+    let began = tokio::time::Instant::now();
+    let mut ticking = tokio::task::JoinSet::new();
+    ticking.spawn(async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    tokio::task::yield_now().await;
+    for n in 0..100 {
+        store.put(key(n), entry("a", at(0)));
+    }
+    store.flush().await;
+    store.memory.invalidate_all();
+    for n in 0..100 {
+        assert!(store.find(&key(n), at(0), AGES).await.is_some(), "{n}");
+    }
+    assert_eq!(store.stats().hits_disk, 100);
+    assert_eq!(began.elapsed(), Duration::ZERO);
     store.close().await;
 }
 

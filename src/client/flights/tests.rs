@@ -13,10 +13,39 @@ mod model;
 fn key(n: u8) -> FlightKey {
     FlightKey {
         request: CacheKey::from([n; 32]),
+        asker: None,
         streams: true,
-        profile: Profile::Standard,
+        profile: None,
         fallback: Fallback::Allowed,
+        is_resent: false,
     }
+}
+
+/// An answer, and whether another call brought it.
+#[derive(Debug)]
+struct Joined {
+    reply: Result<Reply, Error>,
+    shared: bool,
+}
+
+async fn join<L, F>(flights: &Flights, key: FlightKey, lead: L) -> Joined
+where
+    L: FnOnce() -> F + Send + 'static,
+    F: Future<Output = Result<Reply, Error>> + Send + 'static,
+{
+    let (subscriber, shared) = match flights.board(key, Instant::now(), lead) {
+        Boarded::Alone(lead) => {
+            let reply = lead().await;
+            return Joined {
+                reply,
+                shared: false,
+            };
+        }
+        Boarded::Leads(subscriber) => (subscriber, false),
+        Boarded::Follows(subscriber, _) => (subscriber, true),
+    };
+    let reply = subscriber.reply().await;
+    Joined { reply, shared }
 }
 
 fn reply(body: ReplyBody) -> Reply {
@@ -113,13 +142,13 @@ async fn text(joined: Joined) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn all_who_ask_the_same_read_one_answer_from_its_start() {
-    let (flights, calls) = (Flights::new(8), Arc::new(Calls::default()));
+    let (flights, calls) = (Flights::new(8, MOST_HELD), Arc::new(Calls::default()));
     let mut readers = JoinSet::new();
     for at in [0, 0, 5, 15, 25, 49] {
         let (flights, calls) = (flights.clone(), Arc::clone(&calls));
         readers.spawn(async move {
             sleep(ms(at)).await;
-            let joined = flights.join(key(1), streaming(&calls, 4)).await;
+            let joined = join(&flights, key(1), streaming(&calls, 4)).await;
             (joined.shared, text(joined).await, Instant::now())
         });
     }
@@ -136,19 +165,19 @@ async fn all_who_ask_the_same_read_one_answer_from_its_start() {
     assert_eq!(read.iter().filter(|(shared, ..)| !shared).count(), 1);
     assert_eq!((calls.seen(), flights.len()), ((1, 0), 0));
     // Who comes later starts anew.
-    let again = flights.join(key(1), streaming(&calls, 1)).await;
+    let again = join(&flights, key(1), streaming(&calls, 1)).await;
     assert!(!again.shared);
     assert_eq!(text(again).await, "1:0 ");
 }
 
 #[tokio::test(start_paused = true)]
 async fn other_requests_and_other_forms_are_other_calls() {
-    let (flights, calls) = (Flights::new(8), Arc::new(Calls::default()));
+    let (flights, calls) = (Flights::new(8, MOST_HELD), Arc::new(Calls::default()));
     let whole = FlightKey {
         streams: false,
         ..key(1)
     };
-    let join = |key| flights.join(key, streaming(&calls, 1));
+    let join = |key| join(&flights, key, streaming(&calls, 1));
     let joined = tokio::join!(join(key(1)), join(key(2)), join(whole));
     assert!(!joined.0.shared && !joined.1.shared && !joined.2.shared);
     assert_eq!(calls.seen().0, 3);
@@ -156,15 +185,15 @@ async fn other_requests_and_other_forms_are_other_calls() {
 
 #[tokio::test(start_paused = true)]
 async fn one_who_leaves_disturbs_nobody_and_the_last_ends_the_call() {
-    let (flights, calls) = (Flights::new(8), Arc::new(Calls::default()));
+    let (flights, calls) = (Flights::new(8, MOST_HELD), Arc::new(Calls::default()));
     // The first waits for its answer, the second has begun to read, the third goes on to the end.
     let third = {
         let (flights, calls) = (flights.clone(), Arc::clone(&calls));
-        async move { text(flights.join(key(1), streaming(&calls, 5)).await).await }
+        async move { text(join(&flights, key(1), streaming(&calls, 5)).await).await }
     };
-    let first = timeout(ms(5), flights.join(key(1), streaming(&calls, 5)));
+    let first = timeout(ms(5), join(&flights, key(1), streaming(&calls, 5)));
     let second = timeout(ms(25), async {
-        text(flights.join(key(1), streaming(&calls, 5)).await).await
+        text(join(&flights, key(1), streaming(&calls, 5)).await).await
     });
     let (first, second, third) = tokio::join!(first, second, third);
     assert!(first.is_err() && second.is_err());
@@ -173,14 +202,14 @@ async fn one_who_leaves_disturbs_nobody_and_the_last_ends_the_call() {
 
     for stay in [5, 25, 45] {
         let before = calls.seen().0;
-        let read = || async { text(flights.join(key(1), streaming(&calls, 9)).await).await };
+        let read = || async { text(join(&flights, key(1), streaming(&calls, 9)).await).await };
         let left = tokio::join!(timeout(ms(stay), read()), timeout(ms(stay), read()));
         assert!(left.0.is_err() && left.1.is_err());
         // Gone from the board at once, and from memory as soon as its task had a turn.
         assert_eq!(flights.len(), 0);
         tokio::task::yield_now().await;
         assert_eq!(calls.seen(), (before + 1, 0));
-        let next = flights.join(key(1), streaming(&calls, 1)).await;
+        let next = join(&flights, key(1), streaming(&calls, 1)).await;
         assert!(!next.shared);
         assert_eq!(text(next).await, format!("{}:0 ", before + 1));
     }
@@ -188,11 +217,11 @@ async fn one_who_leaves_disturbs_nobody_and_the_last_ends_the_call() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_holds_nobody_up() {
-    let (flights, calls) = (Flights::new(8), Arc::new(Calls::default()));
+    let (flights, calls) = (Flights::new(8, MOST_HELD), Arc::new(Calls::default()));
     let began = Instant::now();
     let (slow, fast) = tokio::join!(
-        flights.join(key(1), streaming(&calls, 5)),
-        flights.join(key(1), streaming(&calls, 5)),
+        join(&flights, key(1), streaming(&calls, 5)),
+        join(&flights, key(1), streaming(&calls, 5)),
     );
     assert_eq!(text(fast).await, "0:0 0:1 0:2 0:3 0:4 ");
     assert_eq!(began.elapsed(), ms(70));
@@ -206,10 +235,10 @@ async fn an_error_reaches_all_in_its_own_words() {
     let invalid = || Error::Refused(Rejected::new(Rejection::BreakerOpen));
     let no_target = || Error::NoTarget(StartError::TooMany(7));
     for error in [invalid, no_target, || Error::NoCredential] {
-        let flights = Flights::new(8);
+        let flights = Flights::new(8, MOST_HELD);
         let (a, b) = tokio::join!(
-            flights.join(key(1), failing(error)),
-            flights.join(key(1), failing(error)),
+            join(&flights, key(1), failing(error)),
+            join(&flights, key(1), failing(error)),
         );
         let told = format!("{:?}", error());
         assert_eq!(format!("{:?}", a.reply.unwrap_err()), told);
@@ -220,9 +249,9 @@ async fn an_error_reaches_all_in_its_own_words() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_panics_fails_for_all_and_a_stream_says_so() {
-    let flights = Flights::new(8);
+    let flights = Flights::new(8, MOST_HELD);
     let lead = || async { panic!("a bug") };
-    let (a, b) = tokio::join!(flights.join(key(1), lead), flights.join(key(1), lead));
+    let (a, b) = tokio::join!(join(&flights, key(1), lead), join(&flights, key(1), lead));
     for joined in [a, b] {
         let error = joined.reply.unwrap_err();
         assert!(
@@ -237,7 +266,7 @@ async fn a_call_that_panics_fails_for_all_and_a_stream_says_so() {
         });
         Ok(reply(ReplyBody::Stream(ReplyStream::scripted(events))))
     };
-    let (a, b) = tokio::join!(flights.join(key(1), lead), flights.join(key(1), lead));
+    let (a, b) = tokio::join!(join(&flights, key(1), lead), join(&flights, key(1), lead));
     for joined in [a, b] {
         let text = text(joined).await;
         assert!(text.starts_with("0 1 event: error\n"), "{text}");
@@ -248,14 +277,15 @@ async fn a_call_that_panics_fails_for_all_and_a_stream_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_never_ends_is_ended() {
-    let flights = Flights::new(8);
+    let flights = Flights::new(8, MOST_HELD);
     let lead = || async {
         let chunk = Bytes::from(vec![b'x'; 1 << 20]);
         let events = stream::repeat(chunk);
         Ok(reply(ReplyBody::Stream(ReplyStream::scripted(events))))
     };
     let mut bytes = 0;
-    let ReplyBody::Stream(mut events) = flights.join(key(1), lead).await.reply.unwrap().body else {
+    let ReplyBody::Stream(mut events) = join(&flights, key(1), lead).await.reply.unwrap().body
+    else {
         panic!("no stream");
     };
     let mut last = Bytes::new();
@@ -268,10 +298,51 @@ async fn an_answer_that_never_ends_is_ended() {
     assert_eq!(flights.len(), 0);
 }
 
+/// A slow reader alone would otherwise have the whole answer held for it.
+#[tokio::test(start_paused = true)]
+async fn while_too_much_is_held_a_stream_goes_on_as_its_slowest_reader() {
+    const EVENT: usize = 1 << 10;
+    let flights = Flights::new(8, 4 * EVENT);
+    let lead = || async {
+        let events = stream::iter(0..40_u8).map(|n| Bytes::from(vec![n; EVENT]));
+        Ok(reply(ReplyBody::Stream(ReplyStream::scripted(events))))
+    };
+    let (fast, slow) = tokio::join!(join(&flights, key(1), lead), join(&flights, key(1), lead));
+    assert!(slow.shared);
+    let read = async |joined: Joined, pause: u64| {
+        let ReplyBody::Stream(mut events) = joined.reply.unwrap().body else {
+            panic!("no stream");
+        };
+        let mut read = Vec::new();
+        while let Some(events) = events.next().await {
+            assert!(flights.board.held.load(Ordering::Relaxed) <= 6 * EVENT);
+            read.push(events[0]);
+            sleep(ms(pause)).await;
+        }
+        read
+    };
+    let late = async {
+        sleep(ms(50)).await;
+        // The start may be gone: who comes now asks alone.
+        let late = join(&flights, key(1), lead).await;
+        assert!(!late.shared);
+        read(late, 0).await
+    };
+    let all: Vec<u8> = (0..40).collect();
+    let began = Instant::now();
+    let (fast, slow, late) = tokio::join!(read(fast, 0), read(slow, 10), late);
+    assert_eq!((&fast, &slow, &late), (&all, &all, &all));
+    assert_eq!(began.elapsed(), ms(400));
+    assert_eq!(
+        (flights.len(), flights.board.held.load(Ordering::Relaxed)),
+        (0, 0)
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn beyond_the_most_flights_calls_are_made_alone() {
-    let (flights, calls) = (Flights::new(1), Arc::new(Calls::default()));
-    let join = |n| flights.join(key(n), streaming(&calls, 1));
+    let (flights, calls) = (Flights::new(1, MOST_HELD), Arc::new(Calls::default()));
+    let join = |n| join(&flights, key(n), streaming(&calls, 1));
     let (a, b, c) = tokio::join!(join(1), join(2), join(2));
     assert!(!a.shared && !b.shared && !c.shared);
     assert_eq!(calls.seen().0, 3);
@@ -282,7 +353,7 @@ async fn beyond_the_most_flights_calls_are_made_alone() {
 /// With the runtime, the calls' tasks are dropped: who still waits is told.
 #[test]
 fn a_runtime_that_ends_leaves_nobody_waiting() {
-    let flights = Flights::new(1);
+    let flights = Flights::new(1, MOST_HELD);
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -292,7 +363,7 @@ fn a_runtime_that_ends_leaves_nobody_waiting() {
     };
     let first = runtime();
     let flying = Arc::new(Calls::default());
-    let mut joining = Box::pin(flights.join(key(1), streaming(&flying, 1)));
+    let mut joining = Box::pin(join(&flights, key(1), streaming(&flying, 1)));
     first.block_on(async { assert!(timeout(ms(1), &mut joining).await.is_err()) });
     drop(first);
     let joined = runtime().block_on(joining);

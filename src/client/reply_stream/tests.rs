@@ -1,15 +1,12 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use futures_util::StreamExt;
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::*;
-use crate::cache::{CacheKey, Entry};
+use crate::cache::Entry;
 use crate::client::Seawall;
 use crate::client::ask::Ask;
-use crate::client::flights::{FlightKey, Flights};
 use crate::config::{Config, Environment, Overrides};
 use crate::message::Message;
 use crate::sim::{Fault, FaultKind, Settings, Sim};
@@ -138,61 +135,4 @@ async fn an_answer_that_is_finished_for_nobody_is_kept() {
     assert!(kept.lock().is_empty());
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!((kept.lock().len(), sim.stats().in_flight), (1, 0));
-}
-
-/// The real path, shared: one attempt, everybody's answer, one entry, nothing left.
-#[tokio::test(start_paused = true)]
-async fn calls_that_share_an_attempt_have_the_same_answer_and_keep_it_once() {
-    let (seawall, sim) = seawall("", Vec::new()).await;
-    let flights = Flights::new(4);
-    let key = FlightKey {
-        request: CacheKey::from([1; 32]),
-        streams: true,
-        profile: crate::profile::Profile::Standard,
-        fallback: crate::client::ask::Fallback::Allowed,
-    };
-    let entries = Arc::new(AtomicUsize::new(0));
-    let call = |leaves: Option<Duration>| {
-        let (seawall, entries, flights) = (seawall.clone(), Arc::clone(&entries), flights.clone());
-        let lead = move || async move {
-            let (reply, kept) = recorded(&seawall).await;
-            let stream = stream(reply);
-            // The entry is there before the flight has ended.
-            let counted = futures_util::stream::unfold(
-                (stream, kept, entries),
-                |(mut stream, kept, entries)| async move {
-                    let next = stream.next().await;
-                    if next.is_none() {
-                        entries.fetch_add(kept.lock().len(), Ordering::SeqCst);
-                    }
-                    next.map(|events| (events, (stream, kept, entries)))
-                },
-            );
-            Ok(Reply {
-                status: StatusCode::OK,
-                headers: HeaderMap::new(),
-                body: ReplyBody::Stream(ReplyStream::scripted(counted)),
-                report: Report {
-                    rung: "default".into(),
-                    attempts: 1,
-                    ..Report::new("0199".into())
-                },
-            })
-        };
-        async move {
-            let read = async { read(stream(flights.join(key, lead).await.reply.unwrap())).await };
-            match leaves {
-                Some(after) => tokio::time::timeout(after, read).await.ok(),
-                None => Some(read.await),
-            }
-        }
-    };
-    let soon = Some(Duration::from_millis(1));
-    let (first, second, third) = tokio::join!(call(soon), call(None), call(None));
-    assert_eq!(first, None);
-    assert!(second.as_ref().unwrap().contains("event: message_stop"));
-    assert_eq!(second, third);
-    assert_eq!(entries.load(Ordering::SeqCst), 1);
-    let stats = sim.stats();
-    assert_eq!((stats.attempts, stats.in_flight, flights.len()), (1, 0, 0));
 }

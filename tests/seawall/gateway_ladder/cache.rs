@@ -153,6 +153,29 @@ async fn a_caller_says_whether_the_cache_has_a_part_in_its_call() {
     assert_eq!(got.status, 529, "{got:?}");
 }
 
+/// Without a date a name may come to mean another snapshot.
+#[tokio::test]
+async fn what_a_model_of_nearly_the_same_name_wrote_is_not_kept() {
+    let dated = "claude-sonnet-4-5-20250929";
+    let fault = Fault::new(FaultKind::Overloaded).on_model(dated);
+    let (address, sim) = sim(instant(vec![fault])).await;
+    let config = format!(
+        "[targets.dated]\nmodel = \"{dated}\"\n[targets.plain]\nmodel = \"claude-sonnet-4-5\"\n\
+         [routes.default]\nladder = [\"dated\", \"plain\", \"cache\"]\n\
+         retry = {{ attempts = 2, base = \"1ms\" }}\n"
+    );
+    let gateway = Gateway::start(address, &config);
+    let rung = async || {
+        let got = send(ask(&gateway, &asking("Which of the two?", false))).await;
+        got.header("x-seawall-rung").to_owned()
+    };
+    assert_eq!(rung().await, "plain");
+    assert_eq!(gateway.status().await["cache"]["puts"], 0);
+    sim.set_faults(Vec::new()).unwrap();
+    assert_eq!(rung().await, "dated");
+    assert_eq!(gateway.status().await["cache"]["puts"], 1);
+}
+
 #[tokio::test]
 async fn what_the_cache_does_is_shown() {
     let (address, _sim) = sim(instant(Vec::new())).await;
