@@ -356,6 +356,46 @@ enum Step {
     Backward(u64),
 }
 
+/// Numbers at and around every edge.
+fn absurd() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        0_u64..3,
+        50_u64..70,
+        0_u64..100_000,
+        (u64::MAX - 2)..=u64::MAX,
+        any::<u64>(),
+    ]
+}
+
+fn any_learned() -> impl Strategy<Value = Learned> {
+    let number = || prop::option::of(absurd());
+    let word = || {
+        let fields = (number(), number(), absurd());
+        let word = fields.prop_map(|(limit, remaining, rounded_to)| AxisWord {
+            limit,
+            remaining,
+            rounded_to,
+        });
+        prop::option::of(word)
+    };
+    let refused = prop_oneof![
+        Just(None),
+        Just(Some(RefusedBy::Bucket(None))),
+        Just(Some(RefusedBy::Bucket(Some(Axis::Output)))),
+        Just(Some(RefusedBy::Ramp)),
+        Just(Some(RefusedBy::Connections)),
+    ];
+    let stop = prop::option::weighted(0.1, absurd().prop_map(Duration::from_secs));
+    (word(), word(), word(), refused, stop, any::<bool>()).prop_map(
+        |(a, b, c, refused_by, stop_for, accepted)| Learned {
+            axes: [a, b, c],
+            stop_for,
+            refused_by,
+            accepted,
+        },
+    )
+}
+
 fn any_cost(most: u64) -> impl Strategy<Value = Cost> {
     (0..=most, 0..=most, 0..=most).prop_map(|(a, b, c)| cost(a, b, c))
 }
@@ -539,6 +579,57 @@ proptest! {
         prop_assert!(ready > now, "at {remaining} of {limit}");
         let one_more = MINUTE / u32::try_from(ceiling).unwrap() + Duration::from_nanos(1);
         prop_assert!(ready <= now + Duration::from_secs(1) + one_more);
+    }
+
+    /// Whatever a provider, a caller and a clock say, nothing overflows, no wait is endless and every lease
+    /// ends: limits of 0 and of all there is, more left than the limit, stops that never end.
+    #[test]
+    fn absurd_words_costs_and_clocks_neither_panic_nor_shut_anybody_out(
+        found in any::<bool>(),
+        ceiling in prop::option::of(absurd().prop_map(|limit| limit.max(1))),
+        steps in prop::collection::vec(
+            (0_u8..6, any::<usize>(), any_learned(), (absurd(), absurd(), absurd()), absurd()),
+            1..60,
+        ),
+    ) {
+        let start = Instant::now();
+        let settings = QuotaSettings {
+            input_per_minute: ceiling,
+            find_burst: found,
+            ..QuotaSettings::default()
+        };
+        let mut quota = Quota::new(settings, start).unwrap();
+        let (mut now, mut leases) = (start, Vec::new());
+        for (step, pick, learned, (a, b, c), passed) in steps {
+            let cost = cost(a, b, c);
+            let lease = leases.get(pick % leases.len().max(1)).copied();
+            match (step, lease) {
+                (0, _) => now += Duration::from_millis(passed % 1_000_000),
+                (1, _) => now = start.max(now - Duration::from_millis(passed % 1_000).min(now - start)),
+                (2, _) => quota.learn(&learned, now),
+                (3, Some(lease)) => quota.heard(lease, &learned, now),
+                (4, Some(lease)) => {
+                    quota.revise(lease, cost, now);
+                }
+                (5, Some(lease)) => {
+                    quota.settle_as(lease, cost, Leaving::Lost, now);
+                }
+                _ => leases.extend(quota.try_reserve(cost, now + MINUTE, now)),
+            }
+            let view = quota.view(now);
+            for axis in view.axes.into_iter().flatten() {
+                prop_assert!(axis.limit > 0 && axis.burst > 0, "{axis:?}");
+                prop_assert!(axis.level <= i64::try_from(axis.burst).unwrap_or(i64::MAX));
+                prop_assert!(axis.foreign <= axis.limit);
+            }
+            let a_year = Duration::from_hours(24 * 366);
+            prop_assert!(quota.ready_at(cost, now) <= start.max(now) + 2 * a_year);
+            prop_assert!(quota.wait_behind(cost, cost, now) <= 2 * a_year);
+        }
+        quota.sweep(now + Duration::from_hours(24));
+        prop_assert_eq!(quota.in_flight(), 0);
+        prop_assert_eq!(quota.outstanding(), Cost::ZERO);
+        prop_assert_eq!(quota.next_expiry(), None);
     }
 
     /// A burst that is reached loses what runs over, and never gives more than there was.
