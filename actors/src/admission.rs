@@ -98,6 +98,7 @@ pub(crate) async fn admit(
             call: Arc::clone(&terms.call),
             priority: terms.priority,
             again: terms.again,
+            refused: false,
             elsewhere: false,
             until: terms.until,
         };

@@ -60,6 +60,9 @@ pub(crate) struct Knock {
     pub(crate) priority: Priority,
     /// The call has made an attempt before: this one is paid for from the retry budget.
     pub(crate) again: bool,
+    /// The last one was refused by a quota and not failed by the target: the call may wait for the
+    /// retry budget.
+    pub(crate) refused: bool,
     /// The call has another rung to go to if it may not pass here.
     pub(crate) elsewhere: bool,
     /// Waits no longer than this; a moment that has passed means not at all.
@@ -120,6 +123,7 @@ impl Breaker {
             circuit: Circuit::new(settings.circuit, now)?,
             budget: settings.budget,
             queue: WaitQueue::new(settings.queue_bound, AGE_AFTER)?,
+            unpaid: WaitQueue::new(settings.queue_bound, AGE_AFTER)?,
         };
         let address = Address::vacant(settings.queue_bound.saturating_mul(2).saturating_add(1024));
         let shared = Shared {
@@ -154,10 +158,9 @@ impl Breaker {
 
     pub(crate) fn close(&self) {
         self.shared.address.close();
-        let waiting = self
-            .shared
-            .cell
-            .update(|state| state.queue.sweep(usize::MAX, |_| true));
+        let waiting = self.shared.cell.update(|state| {
+            [&mut state.queue, &mut state.unpaid].map(|queue| queue.sweep(usize::MAX, |_| true))
+        });
         drop(waiting);
     }
 
@@ -206,7 +209,8 @@ impl Breaker {
                 transitions.extend(state.apply(note, now, &mut rng));
             }
             shared.show(state);
-            (transitions, was_plain && state.is_plain())
+            let calm = was_plain && state.is_plain() && state.unpaid.is_empty();
+            (transitions, calm)
         });
         let ring = match (applied, note) {
             (_, Some(note)) => shared.cell.note(note),
@@ -228,7 +232,7 @@ impl Breaker {
         self.shared.cell.read(|state| BreakerSnapshot {
             name: Arc::clone(&self.shared.name),
             circuit: state.circuit.view(now),
-            waiting: state.queue.len(),
+            waiting: state.queue.len() + state.unpaid.len(),
             retry_budget: state.budget.level(now),
         })
     }

@@ -179,7 +179,8 @@ async fn whole(
         (Judged::ok(), Usage::from_body(&bytes))
     };
     if !judged.verdict.is_ok() {
-        return fail(exchange, attempt, judged, None, (None, None));
+        let learned = from_inside(&judged, false);
+        return fail(exchange, attempt, judged, None, (None, learned));
     }
     if let Some(usage) = &usage {
         exchange.bill(prepared, usage);
@@ -241,6 +242,17 @@ pub(super) fn with_refusal(learned: Option<Learned>, judged: &Judged) -> Option<
         stop_for,
         refused_by,
         ..learned.unwrap_or_default()
+    })
+}
+
+/// What an error inside an answer of status 200 says of its quota. The headers had said that the request
+/// was accepted: once its message has begun, the error blames a bucket only where it names one.
+pub(super) fn from_inside(judged: &Judged, has_started: bool) -> Option<Learned> {
+    let learned = with_refusal(None, judged)?;
+    let is_blamed = !has_started || learned.refused_by != Some(RefusedBy::Bucket(None));
+    Some(Learned {
+        refused_by: learned.refused_by.filter(|_| is_blamed),
+        ..learned
     })
 }
 

@@ -13,7 +13,7 @@ use seawall_actors::policy::quota::Cost;
 use seawall_actors::verdict::Verdict;
 use tokio::time::{Instant, timeout_at};
 
-use super::attempt::{Answer, AnswerBody, Failure, fail, true_cost};
+use super::attempt::{Answer, AnswerBody, Failure, fail, from_inside, true_cost};
 use super::exchange::{Exchange, Prepared};
 use super::stream::{BrokenOff, Watched};
 use crate::delivery::Delivery;
@@ -140,10 +140,11 @@ async fn failed(
     } else {
         broken.said.is_some().then_some(Cost::ZERO)
     };
+    let learned = from_inside(&broken.judged, watched.has_started());
     let BrokenOff { judged, said } = broken;
     let answer = match said {
         Some(said) => Some((status, headers, watched.into_bytes(said).await)),
         None => None,
     };
-    fail(exchange, attempt, judged, answer, (cost, None))
+    fail(exchange, attempt, judged, answer, (cost, learned))
 }

@@ -23,7 +23,7 @@ use seawall_actors::verdict::{Blame, Verdict};
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
-use super::attempt::{LARGEST_ANSWER, true_cost};
+use super::attempt::{LARGEST_ANSWER, from_inside, true_cost};
 use super::exchange::{Exchange, Prepared};
 use super::watchdog::Watchdog;
 use crate::provider::anthropic::stream::{End, Seen, StreamWatch};
@@ -379,6 +379,7 @@ impl Watched {
                 return Poll::Ready(Some(Ok(events)));
             }
             if let Some(broken) = self.failed.take() {
+                self.learn_from(&broken.judged);
                 self.settle(&broken.judged.verdict);
                 return Poll::Ready(Some(Err(broken)));
             }
@@ -465,6 +466,17 @@ impl Watched {
             released.alarm.as_mut().reset(until);
         }
         Poll::Pending
+    }
+
+    /// Hands on what the provider's own error says of the quota.
+    fn learn_from(&self, judged: &Judged) {
+        let permit = self.released.as_ref().and_then(|r| r.permit.as_ref());
+        if let Some(permit) = permit
+            && let Some(learned) = from_inside(judged, self.has_started())
+        {
+            permit.learn(learned);
+            self.exchange.alert(self.attempt.1, judged);
+        }
     }
 
     /// Ends the attempt, once.

@@ -156,6 +156,12 @@ impl<'d> Section<'d> {
         matches!(said, Some(DeValue::String(text)) if text == word)
     }
 
+    /// Whether a key's value is a text, where it may also be a table.
+    pub(super) fn is_text(&self, key: &'static str) -> bool {
+        let said = self.value(key).map(Spanned::get_ref);
+        matches!(said, Some(DeValue::String(_)))
+    }
+
     pub(super) fn string(&self, key: &'static str) -> Option<Spanned<String>> {
         let value = self.value(key)?;
         match value.get_ref() {

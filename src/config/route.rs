@@ -6,6 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use seawall_actors::policy::stagger::Spacing;
 use toml::Spanned;
 
 use super::document::Section;
@@ -63,8 +64,8 @@ pub struct Route {
     pub timeouts: Timeouts,
     /// The longest wait for a breaker or a quota.
     pub wait: Duration,
-    /// The time from one run's beginning to the next, where runs that come together take turns.
-    pub stagger: Option<Duration>,
+    /// How far apart runs begin, where those that come together take turns.
+    pub stagger: Option<Spacing>,
     /// How urgent its calls are in a queue.
     pub priority: Priority,
     /// Its retries.

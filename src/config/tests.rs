@@ -1,6 +1,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use seawall_actors::policy::stagger::Spacing;
 use secrecy::ExposeSecret;
 
 use super::*;
@@ -144,7 +145,7 @@ fn the_examples_commented_lines_load_too() {
     assert_eq!(gateway.client_keys.len(), 1);
     assert_eq!(gateway.limits.concurrent_streams, NonZeroU32::new(20));
     let route = &config.routes[DEFAULT_ROUTE];
-    assert_eq!(route.stagger, Some(Duration::from_millis(600)));
+    assert_eq!(route.stagger, Some(Spacing::Over(Duration::from_secs(60))));
     assert!(route.single_flight && route.probe && route.hedge.is_some());
     assert_eq!(config.cache.disk_limit, CacheStore::default().disk_limit);
 }
@@ -185,19 +186,22 @@ fn a_client_has_the_limits_that_it_is_given_and_else_everybodys() {
 }
 
 #[test]
-fn a_stagger_is_a_rate_in_either_form() {
+fn a_stagger_is_a_span_or_a_rate_in_either_form() {
     let stagger = |text: &str| {
         let text = format!("[routes.default]\nstagger = {text}");
         parse(&text).unwrap().routes[DEFAULT_ROUTE].stagger
     };
-    let fifth = Some(Duration::from_millis(200));
+    let minute = Some(Spacing::Over(Duration::from_secs(60)));
+    assert_eq!(stagger("\"60s\""), minute);
+    let fifth = Some(Spacing::Every(Duration::from_millis(200)));
     assert_eq!(stagger("{ per_second = 5 }"), fifth);
     assert_eq!(stagger("{ runs = 300, over = \"1m\" }"), fifth);
     assert_eq!(parse("").unwrap().routes[DEFAULT_ROUTE].stagger, None);
     for (text, word) in [
-        ("\"60s\"", "write a table"),
-        ("{}", "needs a rate"),
-        ("{ over = \"60s\" }", "nobody knows how many runs"),
+        ("60", "write a table"),
+        ("\"60\"", "default.stagger"),
+        ("{}", "needs a rate: write \"60s\", {"),
+        ("{ over = \"60s\" }", "needs a rate"),
         ("{ runs = 5 }", "needs a rate"),
         ("{ per_second = 5, over = \"60s\" }", "says the rate twice"),
         ("{ per_second = 0 }", "stagger.per_second"),

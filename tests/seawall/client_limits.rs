@@ -115,6 +115,15 @@ async fn exactly_what_a_client_may_is_let_in_and_others_do_not_notice() {
     let counted = r#"seawall_client_refusals_total{client="a",limit="requests_per_minute"} 15"#;
     assert!(metrics.contains(counted), "{metrics}");
     idle(&gateway).await;
+    let status = own(&gateway, "/_seawall/status").await;
+    let clients = &serde_json::from_str::<Value>(&status).unwrap()["clients"];
+    assert_eq!(clients["known"], 2);
+    let a = &clients["first"][0];
+    assert_eq!((&a["client"], &a["tokens"]), (&"a".into(), &Value::Null));
+    assert_eq!(a["requests"]["per_minute"], 10);
+    // One comes back every 6 s.
+    assert!(a["requests"]["left"].as_i64().unwrap() < 10, "{a}");
+    assert!(!status.contains("9f86d081") && !status.contains("sk-up"));
 }
 
 #[tokio::test]

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, StatusCode};
+use futures_util::{FutureExt, StreamExt};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use seawall::client::Seawall;
-use seawall::client::ask::Ask;
+use seawall::client::ask::{Ask, ReplyBody};
 use seawall::config::{Config, Environment, Overrides};
 use seawall::transport::{Body, Request, Response, Transport, TransportError};
 use tokio::time::{Instant, advance};
@@ -38,21 +39,38 @@ const ANSWER: &str = r#"{"type":"message","role":"assistant","content":[{"type":
 struct Provider {
     capped: AtomicU64,
     answered: AtomicU64,
+    /// What the first host says after it has begun an answer, each event for itself.
+    begun: Option<String>,
 }
 
 impl Transport for Provider {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
         let capped = request.uri.host() == Some("capped.example");
-        let (count, status, body) = if capped {
-            (&self.capped, StatusCode::TOO_MANY_REQUESTS, CAPPED)
-        } else {
-            (&self.answered, StatusCode::OK, ANSWER)
+        let (count, status, body) = match &self.begun {
+            Some(begun) if capped => (&self.capped, StatusCode::OK, begun.clone()),
+            None if capped => (
+                &self.capped,
+                StatusCode::TOO_MANY_REQUESTS,
+                CAPPED.to_owned(),
+            ),
+            _ => (&self.answered, StatusCode::OK, ANSWER.to_owned()),
         };
         count.fetch_add(1, Ordering::Relaxed);
+        let mut headers = HeaderMap::new();
+        let kind = if body.starts_with("event") {
+            "text/event-stream"
+        } else {
+            "application/json"
+        };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        let pieces: Vec<_> = body
+            .split_inclusive("\n\n")
+            .map(|piece| Ok(Bytes::copy_from_slice(piece.as_bytes())))
+            .collect();
         let response = Response {
             status,
-            headers: HeaderMap::new(),
-            body: Body::from_bytes(Bytes::from_static(body.as_bytes())),
+            headers,
+            body: Body::from_stream(futures_util::stream::iter(pieces)),
         };
         async move { Ok(response) }.boxed()
     }
@@ -81,14 +99,10 @@ async fn call(seawall: &Seawall) -> Duration {
     began.elapsed()
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_spend_cap_stops_its_quota_and_alerts_once() {
-    let alerts = Alerts::default();
-    let subscriber = tracing_subscriber::registry().with(alerts.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+async fn start(provider: Provider) -> (Seawall, Arc<Provider>) {
     let environment = Environment::from_fn(|name| Some(format!("key-{name}")));
     let config = Config::parse(CONFIG, Path::new(""), &Overrides::default(), &environment).unwrap();
-    let provider = Arc::new(Provider::default());
+    let provider = Arc::new(provider);
     let seawall = Seawall::builder()
         .config(config)
         .transport(Arc::clone(&provider) as Arc<dyn Transport>)
@@ -96,6 +110,60 @@ async fn a_spend_cap_stops_its_quota_and_alerts_once() {
         .start()
         .await
         .unwrap();
+    (seawall, provider)
+}
+
+/// The same word where the status said that the request was accepted: as a stream's first event, in the
+/// middle of one that has been released, and as the body of an answer that is not streamed.
+#[tokio::test(start_paused = true)]
+async fn a_spend_cap_inside_an_answer_stops_its_quota_and_alerts_once_too() {
+    const START: &str = r#"{"type":"message_start","message":{"type":"message","role":"assistant","content":[],"usage":{"input_tokens":8,"output_tokens":1}}}"#;
+    const BLOCK: &str =
+        r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#;
+    const TEXT: &str =
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"hi"}}"#;
+    let error = format!("event: error\ndata: {CAPPED}\n\n");
+    let after_content = format!(
+        "event: message_start\ndata: {START}\n\nevent: content_block_start\ndata: {BLOCK}\n\n\
+         event: content_block_delta\ndata: {TEXT}\n\n{error}"
+    );
+    for (begun, streamed, first) in [
+        (error, true, "other"),
+        (after_content, true, "capped"),
+        (CAPPED.to_owned(), false, "other"),
+    ] {
+        let alerts = Alerts::default();
+        let subscriber = tracing_subscriber::registry().with(alerts.clone());
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let provider = Provider {
+            begun: Some(begun),
+            ..Provider::default()
+        };
+        let (seawall, provider) = start(provider).await;
+        let body = format!(
+            r#"{{"model":"claude-sonnet-5-5","max_tokens":9,"stream":{streamed},"messages":[{{"role":"user","content":"Hello"}}]}}"#
+        );
+        let answered = seawall.forward(Ask::messages(HeaderMap::new(), body.into()));
+        let answered = answered.await.unwrap();
+        assert_eq!(answered.report.rung.as_ref(), first);
+        if let ReplyBody::Stream(mut events) = answered.body {
+            while events.next().await.is_some() {}
+        }
+        for _ in 0..5 {
+            call(&seawall).await;
+        }
+        let met = provider.capped.load(Ordering::Relaxed);
+        assert_eq!((met, alerts.0.load(Ordering::Relaxed)), (1, 1), "{first}");
+        seawall.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spend_cap_stops_its_quota_and_alerts_once() {
+    let alerts = Alerts::default();
+    let subscriber = tracing_subscriber::registry().with(alerts.clone());
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let (seawall, provider) = start(Provider::default()).await;
     let met = || provider.capped.load(Ordering::Relaxed);
 
     for _ in 0..20 {

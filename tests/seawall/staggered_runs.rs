@@ -50,6 +50,23 @@ async fn answered(seawall: &Seawall, ask: Ask) -> Result<(Duration, Duration), E
 }
 
 #[tokio::test(start_paused = true)]
+async fn runs_that_come_together_are_spread_over_a_span_however_many_they_are() {
+    let sim = Sim::new(instant(Vec::new())).unwrap();
+    let seawall = seawall(&sim, "stagger = \"16s\"").await;
+    for runs in [1, 4, 16] {
+        let runs: Vec<String> = (0..runs).map(|run| format!("{runs}/{run}")).collect();
+        let held = join_all(runs.iter().map(|run| answered(&seawall, of_run(run)))).await;
+        let mut held: Vec<_> = held.into_iter().map(|ended| ended.unwrap().1).collect();
+        held.sort_unstable();
+        let apart = SECOND * 16 / u32::try_from(runs.len()).unwrap();
+        for (turn, held) in (0..).zip(held) {
+            assert_eq!(held.as_secs(), (apart * turn).as_secs());
+        }
+        sleep(SECOND).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_first_call_of_each_run_waits_for_its_turn_and_no_other_does() {
     let sim = Sim::new(instant(Vec::new())).unwrap();
     let seawall = seawall(&sim, "stagger = { runs = 10, over = \"10s\" }").await;

@@ -20,12 +20,16 @@ const SWEEP_AT_ONCE: usize = 4;
 pub(super) struct BreakerState {
     pub(super) circuit: Circuit,
     pub(super) budget: RetryBudget,
+    /// Those who wait for the circuit.
     pub(super) queue: WaitQueue<Waiter>,
+    /// Those who wait for the retry budget, and keep nobody else waiting.
+    pub(super) unpaid: WaitQueue<Waiter>,
 }
 
 #[derive(Debug)]
 pub(super) struct Waiter {
     again: bool,
+    refused: bool,
     reply: Reply,
 }
 
@@ -76,18 +80,26 @@ impl BreakerState {
         breaker: &Breaker,
     ) -> Option<(Arc<str>, Option<Instant>)> {
         self.circuit.poll(now);
-        let waiter = Waiter {
-            again: knock.again,
-            reply,
+        let spared = knock.elsewhere && self.circuit.spares(now, !knock.again);
+        let entry = Entry {
+            priority: knock.priority,
+            tenant: Tenant::default(),
+            deadline: knock.until,
+            cost: Cost::ZERO,
+            share: 1,
+            item: Waiter {
+                again: knock.again,
+                refused: knock.refused,
+                reply,
+            },
         };
-        let spared = knock.elsewhere && self.circuit.spares(now, !waiter.again);
         let mut until = None;
         if spared {
             until = self.circuit.next_event();
         } else if self.queue.is_empty() {
             match self.circuit.admit(now) {
                 Admission::Pass(pass) => {
-                    self.hand_over(waiter, pass, now, breaker);
+                    self.hand_over(entry, pass, now, breaker);
                     return None;
                 }
                 Admission::Wait { until: due } => until = due,
@@ -95,21 +107,10 @@ impl BreakerState {
         }
         if knock.until <= now {
             self.circuit.demand(now, self.queue.len(), knock.elsewhere);
-            bar(waiter, Bar::Open, until);
+            bar(entry.item, Bar::Open, until);
             return None;
         }
-        drop(
-            self.queue
-                .sweep(SWEEP_AT_ONCE, |waiter| waiter.reply.is_closed()),
-        );
-        let entry = Entry {
-            priority: knock.priority,
-            tenant: Tenant::default(),
-            deadline: knock.until,
-            cost: Cost::ZERO,
-            share: 1,
-            item: waiter,
-        };
+        drop(self.queue.sweep(SWEEP_AT_ONCE, has_left));
         match self.queue.push(entry, now) {
             Ok(_) => {
                 self.circuit.demand(now, self.queue.len(), false);
@@ -122,15 +123,31 @@ impl BreakerState {
         }
     }
 
-    fn hand_over(&mut self, waiter: Waiter, pass: Pass, now: Instant, breaker: &Breaker) {
-        if waiter.again && !self.budget.try_spend(now) {
+    fn hand_over(&mut self, entry: Entry<Waiter>, pass: Pass, now: Instant, breaker: &Breaker) {
+        if entry.item.again && !self.budget.try_spend(now) {
             self.circuit.release(now, pass);
-            return bar(waiter, Bar::Budget, None);
+            return self.owe(entry, now);
         }
         let ticket = Ticket::new(breaker.clone(), pass);
-        let ticket = if waiter.again { ticket.paid() } else { ticket };
+        let ticket = if entry.item.again {
+            ticket.paid()
+        } else {
+            ticket
+        };
         // An asker that has left drops the ticket, and so gives the pass back.
-        drop(waiter.reply.send(Ok(ticket)));
+        drop(entry.item.reply.send(Ok(ticket)));
+    }
+
+    /// Lets a retry that can't be paid for wait, if its target is well and only the call was early;
+    /// bars it otherwise, since to repeat is what a failing target is to be spared.
+    fn owe(&mut self, entry: Entry<Waiter>, now: Instant) {
+        if !entry.item.refused || entry.deadline <= now {
+            return bar(entry.item, Bar::Budget, None);
+        }
+        drop(self.unpaid.sweep(SWEEP_AT_ONCE, has_left));
+        if let Err(waiter) = self.unpaid.push(entry, now) {
+            bar(waiter, Bar::Budget, None);
+        }
     }
 
     /// Lets pass whom the circuit lets pass. Says when to look again.
@@ -144,6 +161,7 @@ impl BreakerState {
             let due = self.circuit.next_event();
             bar(late.item, Bar::Open, due);
         }
+        self.serve_unpaid(now);
         while let Some(first) = self.queue.first() {
             if first.item.reply.is_closed() {
                 self.queue.pop_first();
@@ -153,14 +171,19 @@ impl BreakerState {
                 break;
             };
             match self.queue.pop_first() {
-                Some(waiting) => self.hand_over(waiting.item, pass, now, breaker),
+                Some(waiting) => self.hand_over(waiting.into(), pass, now, breaker),
                 None => self.circuit.release(now, pass),
             }
         }
         if !self.queue.is_empty() {
             self.circuit.demand(now, self.queue.len(), false);
         }
-        let next = [self.circuit.next_event(), self.queue.next_deadline()];
+        let next = [
+            self.circuit.next_event(),
+            self.queue.next_deadline(),
+            self.unpaid.next_deadline(),
+            self.paid_at(now),
+        ];
         // Timers have a resolution of 1 ms; an alarm for this very moment would only spin.
         let next = next
             .into_iter()
@@ -169,6 +192,35 @@ impl BreakerState {
             .map(|at| at.max(now + Duration::from_millis(1)));
         (transition, next)
     }
+
+    /// Moves those who wait for the budget to those who wait for the circuit, as many as it can pay for.
+    fn serve_unpaid(&mut self, now: Instant) {
+        for late in self.unpaid.expire(now) {
+            bar(late.item, Bar::Budget, None);
+        }
+        let mut payable = self.budget.retries(now);
+        while payable > 0
+            && let Some(waiting) = self.unpaid.pop_first()
+        {
+            if has_left(&waiting.item) {
+                continue;
+            }
+            payable -= 1;
+            if let Err(waiter) = self.queue.push(waiting.into(), now) {
+                bar(waiter, Bar::Full, None);
+            }
+        }
+    }
+
+    /// When to look again for the sake of those who wait for the budget; what answers earn comes by itself.
+    fn paid_at(&self, now: Instant) -> Option<Instant> {
+        self.unpaid.first()?;
+        self.budget.ready_at(now)
+    }
+}
+
+fn has_left(waiter: &Waiter) -> bool {
+    waiter.reply.is_closed()
 }
 
 fn bar(waiter: Waiter, why: Bar, until: Option<Instant>) {

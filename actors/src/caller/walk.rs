@@ -20,7 +20,7 @@ use crate::policy::ladder::{Cause, Kind, Ladder, QUIET_SHARE};
 use crate::policy::quota::Cost;
 use crate::policy::retry::{Decision, MoveOn};
 use crate::system::Target;
-use crate::verdict::Verdict;
+use crate::verdict::{Blame, Verdict};
 
 mod aside;
 
@@ -290,6 +290,7 @@ impl<E: Send> Walk<E> {
             call: Arc::clone(&self.call.id),
             priority: self.call.priority,
             again: self.call.continues || self.report.attempts > 0,
+            refused: false,
             elsewhere,
             until: Instant::now(),
         };
@@ -385,6 +386,10 @@ impl<E: Send> Walk<E> {
                 call: Arc::clone(&self.call.id),
                 priority: self.call.priority,
                 again: self.call.continues || self.report.attempts > 0,
+                refused: self
+                    .last
+                    .as_ref()
+                    .is_some_and(|(_, verdict)| verdict.blame == Blame::Quota),
                 elsewhere: false,
                 until,
             };

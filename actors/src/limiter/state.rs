@@ -120,7 +120,14 @@ impl LimiterState {
         }
         let ahead = self.queue.ahead(reservation.priority, &reservation.tenant);
         let wait = self.quota.wait_behind(ahead.cost, reservation.cost, now);
-        let turn = later(now, self.overtaking.expect(reservation.priority, wait));
+        // Where nobody waits, nobody overtakes either; and who is refused at once would never be the one
+        // to find out that a rush is over.
+        let expected = if self.queue.is_empty() {
+            wait
+        } else {
+            self.overtaking.expect(reservation.priority, wait)
+        };
+        let turn = later(now, expected);
         if !waits {
             return refuse(reply, turn.max(now + SOONEST), None, false);
         }

@@ -63,6 +63,43 @@ async fn ask(answers: &mut Answers, quota: &Limited, number: usize, terms: Terms
     sleep(Duration::from_millis(1)).await;
 }
 
+/// Calls were overtaken for a while, and now nobody is there who could: the quota is what they wait for.
+#[tokio::test(start_paused = true)]
+async fn a_rush_that_is_over_refuses_nobody_who_comes_alone() {
+    let system = system().await;
+    let quota = quota(&system, 1, 1_000).await;
+    let of = |priority, patience| Terms {
+        priority,
+        ..terms("t", 1, patience)
+    };
+    let patience = SECOND * 100;
+    for _ in 0..60 {
+        let mut answers = JoinSet::new();
+        ask(&mut answers, &quota, 0, of(Priority::Low, patience)).await;
+        ask(&mut answers, &quota, 1, of(Priority::Low, patience)).await;
+        for number in 2..12 {
+            ask(&mut answers, &quota, number, of(Priority::High, patience)).await;
+        }
+        while let Some(answer) = answers.join_next().await {
+            let (number, after, reserved) = answer.unwrap();
+            assert!(number != 1 || after > SECOND * 10, "it is overtaken");
+            reserved.unwrap().settle(terms("t", 1, patience).cost);
+        }
+        sleep(SECOND).await;
+    }
+    let large = quota.reserve(of(Priority::Low, SECOND)).await.unwrap();
+    let debt = Cost {
+        input: 6_000,
+        ..terms("t", 0, SECOND).cost
+    };
+    large.settle(debt);
+    let mut answers = JoinSet::new();
+    ask(&mut answers, &quota, 0, of(Priority::Low, SECOND * 20)).await;
+    let (_, after, reserved) = answers.join_next().await.unwrap().unwrap();
+    assert!(reserved.is_ok(), "{reserved:?}");
+    assert!(after < SECOND * 6, "{after:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_tenant_that_floods_delays_anothers_first_call_by_one_turn() {
     let system = system().await;

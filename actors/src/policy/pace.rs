@@ -107,6 +107,18 @@ impl Pace {
         self.arrival.set(arrival.saturating_sub(self.worth(units)));
     }
 
+    /// Whole units there are, up to the burst; negative is debt.
+    #[must_use]
+    pub fn left(&self, now: Instant) -> i64 {
+        let now = nanos(now.saturating_duration_since(self.epoch));
+        let taken = self
+            .arrival
+            .get()
+            .saturating_sub(now)
+            .div_ceil(nanos(self.unit));
+        i64::from(self.burst.get()).saturating_sub(i64::try_from(taken).unwrap_or(i64::MAX))
+    }
+
     /// Whether a whole burst is there, so that a new one could stand in for it.
     #[must_use]
     pub fn is_full(&self, now: Instant) -> bool {
@@ -238,7 +250,9 @@ mod tests {
         pace.charge(u64::MAX, start);
         pace.charge(u64::MAX, start);
         assert!(pace.take(1, start).is_err());
+        assert!(pace.left(start) < 0);
         pace.refund(u64::MAX);
+        assert_eq!(pace.left(start), u32::MAX.into());
         assert!(pace.is_full(start));
         assert_eq!(pace.take(u64::MAX, start), Ok(()));
         let mut slow = Pace::every(Duration::MAX, start);
@@ -287,6 +301,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(pace.is_full(now), level == full);
+                prop_assert_eq!(pace.left(now), level.div_euclid(100));
             }
         }
     }

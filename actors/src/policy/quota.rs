@@ -390,7 +390,7 @@ fn burst_of(settings: &QuotaSettings, axis: Axis, limit: u64) -> Burst {
     if settings.find_burst {
         Burst::search(limit, axis)
     } else {
-        Burst::fixed(settings.burst_of(limit))
+        Burst::fixed(settings.burst_of(limit), limit)
     }
 }
 

@@ -117,10 +117,30 @@ impl RetryBudget {
         self.level = self.level.saturating_add(TOKEN).min(self.cap);
     }
 
+    /// When a retry can be paid for with what time alone brings: `now` or later; never without a floor.
+    #[must_use]
+    pub fn ready_at(&self, now: Instant) -> Option<Instant> {
+        let missing = TOKEN.saturating_sub(self.level_at(now));
+        if missing == 0 {
+            return Some(now);
+        }
+        if self.floor_per_nano == 0 {
+            return None;
+        }
+        let nanos = missing.div_ceil(self.floor_per_nano);
+        now.checked_add(Duration::from_nanos(u64::try_from(nanos).ok()?))
+    }
+
     /// Returns the retries in hand at `now`, fractions included.
     #[must_use]
     pub fn level(&self, now: Instant) -> f64 {
         self.level_at(now) as f64 / TOKEN as f64
+    }
+
+    /// Whole retries that can be paid for at `now`.
+    #[must_use]
+    pub fn retries(&self, now: Instant) -> u64 {
+        u64::try_from(self.level_at(now) / TOKEN).unwrap_or(u64::MAX)
     }
 
     fn refill(&mut self, now: Instant) {
@@ -213,6 +233,26 @@ mod tests {
             busy.on_success(later);
         }
         assert_eq!((0..100).filter(|_| busy.try_spend(later)).count(), 60);
+    }
+
+    #[test]
+    fn it_says_when_time_alone_has_paid_for_a_retry() {
+        let start = Instant::now();
+        let mut budget = RetryBudget::new(0.3, 1, 0.4, start).unwrap();
+        assert_eq!(
+            (budget.ready_at(start), budget.retries(start)),
+            (Some(start), 1)
+        );
+        assert!(budget.try_spend(start));
+        assert_eq!(budget.ready_at(start), Some(after(start, 2_500)));
+        budget.on_success(start);
+        let ready = after(start, 1_750);
+        assert_eq!(budget.ready_at(start), Some(ready));
+        assert!(!budget.clone().try_spend(ready - Duration::from_nanos(1)));
+        assert!(budget.try_spend(ready));
+        let mut unfloored = RetryBudget::new(0.3, 1, 0.0, start).unwrap();
+        assert!(unfloored.try_spend(start));
+        assert_eq!(unfloored.ready_at(start), None);
     }
 
     #[test]

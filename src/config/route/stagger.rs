@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use seawall_actors::policy::stagger::Spacing;
 use toml::Spanned;
 
 use super::{DAY, MILLISECOND};
 use crate::config::document::Section;
 
-/// `stagger = { runs = 100, over = "60s" }` or `{ per_second = 5 }`, as the time from one beginning to
-/// the next.
-pub(super) fn read_stagger(route: &Section<'_>) -> Option<Duration> {
+/// `stagger = "60s"`, over which those that come together are spread, however many they are; or a rate,
+/// `{ runs = 100, over = "60s" }` or `{ per_second = 5 }`.
+pub(super) fn read_stagger(route: &Section<'_>) -> Option<Spacing> {
+    if route.is_text("stagger") {
+        let over = route.duration("stagger", MILLISECOND..=DAY)?;
+        return Some(Spacing::Over(over.into_inner()));
+    }
     let section = route.section("stagger");
     let rate = section
         .number("per_second", 0.0001..=1e6)
@@ -20,7 +25,7 @@ pub(super) fn read_stagger(route: &Section<'_>) -> Option<Duration> {
         .map(Spanned::into_inner);
     let refuse = |what: &str| {
         let name = route.name("stagger");
-        let example = "{ runs = 100, over = \"60s\" } or { per_second = 5 }";
+        let example = "\"60s\", { runs = 100, over = \"60s\" } or { per_second = 5 }";
         let what = format!("`{name}` {what}: write {example}");
         section.doc().refuse(section.span(), what);
     };
@@ -28,13 +33,14 @@ pub(super) fn read_stagger(route: &Section<'_>) -> Option<Duration> {
     if has_rate && (has_runs || section.has("over")) {
         refuse("says the rate twice");
     } else if section.is_present() && !has_rate && !(has_runs && section.has("over")) {
-        refuse("needs a rate, since nobody knows how many runs will come");
+        refuse("needs a rate");
     }
     section.close();
     let runs = runs.and_then(|runs| u32::try_from(*runs.get_ref()).ok());
-    match (rate, runs, over) {
-        (Some(rate), ..) => Some(Duration::from_secs_f64(1.0 / rate)),
-        (None, Some(runs), Some(over)) => Some(over / runs),
-        _ => None,
-    }
+    let interval = match (rate, runs, over) {
+        (Some(rate), ..) => Duration::from_secs_f64(1.0 / rate),
+        (None, Some(runs), Some(over)) => over / runs,
+        _ => return None,
+    };
+    Some(Spacing::Every(interval))
 }

@@ -16,9 +16,9 @@ use super::{Axis, LeaseId};
 /// long each request travels, and so how close together they arrive.
 const SHARE: (u64, u64) = (4, 5);
 
-/// Part of a minute's limit that is never spent as a burst, so that what remains never falls below a
-/// tenth by this process's own doing.
-const KEPT: (u64, u64) = (9, 10);
+/// Part of a minute's limit that may be spent as a burst. What remains never falls below the last tenth by
+/// this process's own doing: from there on no more is spent than comes in.
+const SPENT: (u64, u64) = (9, 10);
 
 /// A step is answered before the next one: a doubling takes about 20 s.
 const BETWEEN_STEPS: Duration = Duration::from_secs(2);
@@ -36,8 +36,9 @@ pub(super) struct Burst {
 }
 
 impl Burst {
-    /// One that is set.
-    pub(super) const fn fixed(tokens: u64) -> Self {
+    /// One that is set, of an axis with this limit a minute.
+    pub(super) fn fixed(tokens: u64, per_minute: u64) -> Self {
+        let tokens = tokens.min(most(per_minute));
         Self {
             tokens,
             found: false,
@@ -49,7 +50,7 @@ impl Burst {
 
     /// One that is searched, of an axis with this limit a minute.
     pub(super) fn search(per_minute: u64, axis: Axis) -> Self {
-        let ceiling = part(per_minute, KEPT).max(1);
+        let ceiling = most(per_minute);
         Self {
             tokens: axis_part(axis, part(per_minute / 60, SHARE)).clamp(1, ceiling),
             found: true,
@@ -114,6 +115,16 @@ const fn axis_part(axis: Axis, tokens: u64) -> u64 {
     }
 }
 
+/// The largest burst of a limit a minute.
+fn most(per_minute: u64) -> u64 {
+    part(per_minute, SPENT).max(1)
+}
+
+/// What is never spent as a burst.
+pub(super) fn kept(per_minute: u64) -> u64 {
+    per_minute - most(per_minute).min(per_minute)
+}
+
 fn part(whole: u64, (of, parts): (u64, u64)) -> u64 {
     let part = u128::from(whole) * u128::from(of) / u128::from(parts);
     u64::try_from(part).unwrap_or(u64::MAX)
@@ -172,7 +183,7 @@ mod tests {
             burst.proven(u64::MAX);
         }
         assert_eq!(burst.tokens(), 540);
-        let mut fixed = Burst::fixed(10);
+        let mut fixed = Burst::fixed(10, 600);
         fixed.proven(300);
         assert!(!fixed.refused(LeaseId::nth(1), LeaseId::nth(1), 10));
         assert_eq!(fixed.tokens(), 10);

@@ -18,7 +18,7 @@ impl Quota {
             let Some(word) = word else { continue };
             self.learn_limit(axis, word, now);
             if let (Some(remaining), Some(twin)) = (word.remaining, &mut self.axes[axis.index()]) {
-                twin.lower_to(remaining, now);
+                twin.lower_to(remaining, word, now);
             }
         }
         self.stop(learned, now);

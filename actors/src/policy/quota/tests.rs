@@ -248,9 +248,13 @@ fn a_word_without_a_lease_only_lowers() {
         quota.learn(&learned, now);
         [1, 2].map(|axis| levels(quota, now)[axis])
     };
+    // A tenth of the minute's limit is left alone.
     assert_eq!(say(&mut quota, 50_000), [10_000, 10_000]);
-    assert_eq!(say(&mut quota, 7_000), [7_000, 7_000]);
+    assert_eq!(say(&mut quota, 13_000), [7_000, 7_000]);
     assert_eq!(say(&mut quota, 60_000), [7_000, 7_000]);
+    // Below it a second is waited at a time, however much is missing.
+    assert_eq!(say(&mut quota, 0), [-1_000, -1_000]);
+    assert_eq!(say(&mut quota, 0), [-1_000, -1_000]);
 }
 
 #[test]
@@ -332,6 +336,46 @@ enum Step {
     Sweep,
     Forward(u64),
     Backward(u64),
+}
+
+/// Numbers at and around every edge.
+fn absurd() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        0_u64..3,
+        50_u64..70,
+        0_u64..100_000,
+        (u64::MAX - 2)..=u64::MAX,
+        any::<u64>(),
+    ]
+}
+
+fn any_learned() -> impl Strategy<Value = Learned> {
+    let number = || prop::option::of(absurd());
+    let word = || {
+        let fields = (number(), number(), absurd());
+        let word = fields.prop_map(|(limit, remaining, rounded_to)| AxisWord {
+            limit,
+            remaining,
+            rounded_to,
+        });
+        prop::option::of(word)
+    };
+    let refused = prop_oneof![
+        Just(None),
+        Just(Some(RefusedBy::Bucket(None))),
+        Just(Some(RefusedBy::Bucket(Some(Axis::Output)))),
+        Just(Some(RefusedBy::Ramp)),
+        Just(Some(RefusedBy::Connections)),
+    ];
+    let stop = prop::option::weighted(0.1, absurd().prop_map(Duration::from_secs));
+    (word(), word(), word(), refused, stop, any::<bool>()).prop_map(
+        |(a, b, c, refused_by, stop_for, accepted)| Learned {
+            axes: [a, b, c],
+            stop_for,
+            refused_by,
+            accepted,
+        },
+    )
 }
 
 fn any_cost(most: u64) -> impl Strategy<Value = Cost> {
@@ -450,6 +494,124 @@ proptest! {
             prop_assert_eq!(replay.quota.outstanding(), held);
             prop_assert_eq!(replay.quota.in_flight(), open.len());
         }
+    }
+
+    /// Whatever the burst, a provider's bucket of the same minute keeps its last tenth: the rest is spent
+    /// as it comes in. Over a minute nothing of the refill is lost for that.
+    #[test]
+    fn the_last_tenth_of_a_minute_is_never_spent_as_a_burst(
+        per_minute in 1_u64..100_000,
+        burst_ms in 1_000_u64..=60_000,
+        parts in prop::collection::vec((1_u64..20, 0_u64..2_000), 1..80),
+    ) {
+        let mut now = Instant::now();
+        let settings = QuotaSettings {
+            input_per_minute: Some(per_minute),
+            burst: Duration::from_millis(burst_ms),
+            ..QuotaSettings::default()
+        };
+        let mut quota = Quota::new(settings, now).unwrap();
+        let mut provider = TokenBucket::new(per_minute, per_minute, now).unwrap();
+        let most = quota.view(now).axes[1].unwrap().burst;
+        for (part, passed) in parts {
+            now += Duration::from_millis(passed);
+            let wanted = cost(0, (per_minute / part).clamp(1, most), 0);
+            while quota.try_reserve(wanted, now + MINUTE, now).is_ok() {
+                provider.take(wanted.input, now);
+            }
+            let left = provider.available(now);
+            let tenth = i64::try_from(per_minute / 10).unwrap();
+            prop_assert!(left >= tenth || per_minute == 1, "{left} of {per_minute}");
+            // Whoever wants one more waits for no more than it takes to come in.
+            let ready = quota.ready_at(cost(0, 1, 0), now);
+            prop_assert!(ready - now <= MINUTE / u32::try_from(per_minute).unwrap() + Duration::from_nanos(1));
+        }
+    }
+
+    /// The same where the provider's limit is above the configured ceiling and others spend of it: as soon
+    /// as an answer tells of it, nothing is admitted out of the last tenth but what a second brings.
+    #[test]
+    fn below_a_tenth_of_the_providers_limit_only_what_comes_in_is_spent(
+        ceiling in 60_u64..10_000,
+        above in 1_u64..100_000,
+        left in 0_u64..1_000,
+        by_lease in any::<bool>(),
+    ) {
+        let now = Instant::now();
+        let settings = QuotaSettings {
+            input_per_minute: Some(ceiling),
+            burst: MINUTE,
+            ..QuotaSettings::default()
+        };
+        let mut quota = Quota::new(settings, now).unwrap();
+        let limit = ceiling + above;
+        let remaining = limit / 10 * left / 1_000;
+        let learned = Learned {
+            axes: [None, word(Some(limit), Some(remaining)), None],
+            accepted: true,
+            ..Learned::default()
+        };
+        let id = quota.try_reserve(cost(1, 1, 0), now + MINUTE, now).unwrap();
+        if by_lease {
+            quota.heard(id, &learned, now);
+        } else {
+            quota.learn(&learned, now);
+        }
+        let ready = quota.ready_at(cost(0, 1, 0), now);
+        prop_assert!(ready > now, "at {remaining} of {limit}");
+        let one_more = MINUTE / u32::try_from(ceiling).unwrap() + Duration::from_nanos(1);
+        prop_assert!(ready <= now + Duration::from_secs(1) + one_more);
+    }
+
+    /// Whatever a provider, a caller and a clock say, nothing overflows, no wait is endless and every lease
+    /// ends: limits of 0 and of all there is, more left than the limit, stops that never end.
+    #[test]
+    fn absurd_words_costs_and_clocks_neither_panic_nor_shut_anybody_out(
+        found in any::<bool>(),
+        ceiling in prop::option::of(absurd().prop_map(|limit| limit.max(1))),
+        steps in prop::collection::vec(
+            (0_u8..6, any::<usize>(), any_learned(), (absurd(), absurd(), absurd()), absurd()),
+            1..60,
+        ),
+    ) {
+        let start = Instant::now();
+        let settings = QuotaSettings {
+            input_per_minute: ceiling,
+            find_burst: found,
+            ..QuotaSettings::default()
+        };
+        let mut quota = Quota::new(settings, start).unwrap();
+        let (mut now, mut leases) = (start, Vec::new());
+        for (step, pick, learned, (a, b, c), passed) in steps {
+            let cost = cost(a, b, c);
+            let lease = leases.get(pick % leases.len().max(1)).copied();
+            match (step, lease) {
+                (0, _) => now += Duration::from_millis(passed % 1_000_000),
+                (1, _) => now = start.max(now - Duration::from_millis(passed % 1_000).min(now - start)),
+                (2, _) => quota.learn(&learned, now),
+                (3, Some(lease)) => quota.heard(lease, &learned, now),
+                (4, Some(lease)) => {
+                    quota.revise(lease, cost, now);
+                }
+                (5, Some(lease)) => {
+                    quota.settle_as(lease, cost, Leaving::Lost, now);
+                }
+                _ => leases.extend(quota.try_reserve(cost, now + MINUTE, now)),
+            }
+            let view = quota.view(now);
+            for axis in view.axes.into_iter().flatten() {
+                prop_assert!(axis.limit > 0 && axis.burst > 0, "{axis:?}");
+                prop_assert!(axis.level <= i64::try_from(axis.burst).unwrap_or(i64::MAX));
+                prop_assert!(axis.foreign <= axis.limit);
+            }
+            let a_year = Duration::from_hours(24 * 366);
+            prop_assert!(quota.ready_at(cost, now) <= start.max(now) + 2 * a_year);
+            prop_assert!(quota.wait_behind(cost, cost, now) <= 2 * a_year);
+        }
+        quota.sweep(now + Duration::from_hours(24));
+        prop_assert_eq!(quota.in_flight(), 0);
+        prop_assert_eq!(quota.outstanding(), Cost::ZERO);
+        prop_assert_eq!(quota.next_expiry(), None);
     }
 
     /// A burst that is reached loses what runs over, and never gives more than there was.

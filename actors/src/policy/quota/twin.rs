@@ -11,7 +11,7 @@
 
 use tokio::time::Instant;
 
-use super::burst::Burst;
+use super::burst::{Burst, kept};
 use super::foreign::Foreign;
 use super::lately::Lately;
 use super::{Axis, AxisWord, LeaseId};
@@ -165,10 +165,18 @@ impl Twin {
         self.set_rate(now);
     }
 
-    /// Lowers the level to what a word without a lease says is left.
-    pub(super) fn lower_to(&mut self, level: u64, now: Instant) {
-        self.bucket
-            .lower_to(i64::try_from(level).unwrap_or(i64::MAX), now);
+    /// Lowers the level to what a word that can't be held against a level says is left, but for the part
+    /// that is kept.
+    pub(super) fn lower_to(&mut self, remaining: u64, word: &AxisWord, now: Instant) {
+        let kept = kept(word.limit.unwrap_or(self.known.limit));
+        let spare = i128::from(remaining) - i128::from(kept);
+        self.bucket.lower_to(saturate(spare.max(self.least())), now);
+    }
+
+    /// From what others took a second's wait follows at a time, and no more: a bucket that others keep
+    /// empty must not shut this process out.
+    fn least(&self) -> i128 {
+        -i128::from((self.known.limit / 60).max(1))
     }
 
     /// Empties the bucket; debt stays.
@@ -192,7 +200,7 @@ impl Twin {
         };
         // Another bucket than this: its rate is above the ceiling that holds here.
         if limit != self.known.limit {
-            return self.lower_to(remaining, now);
+            return self.lower_to(remaining, word, now);
         }
         // An older lease's answer speaks of a time before what is known already.
         if self.known.heard.is_some_and(|heard| of.lease <= heard) {
@@ -214,9 +222,7 @@ impl Twin {
         };
         // A refused request was not charged.
         let refunded = if of.accepted { 0 } else { i128::from(of.cost) };
-        // From what others took a second's wait follows at a time, and no more: a bucket that others
-        // keep empty must not shut this process out.
-        let least = then.min(-i128::from((self.known.limit / 60).max(1)));
+        let least = then.min(self.least());
         let high = then + uncharged.max(i128::from(of.mark.before)) + refunded;
         let low = then - self.overtaken(of);
         let target = raw.max(least);

@@ -140,6 +140,20 @@ pub struct Waiting<T> {
     pub item: T,
 }
 
+impl<T> From<Waiting<T>> for Entry<T> {
+    /// As it was pushed, to be pushed into another queue.
+    fn from(waiting: Waiting<T>) -> Self {
+        Self {
+            priority: waiting.priority,
+            tenant: waiting.tenant,
+            deadline: waiting.deadline,
+            cost: waiting.cost,
+            share: waiting.share,
+            item: waiting.item,
+        }
+    }
+}
+
 /// Names one waiter of one queue; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket {

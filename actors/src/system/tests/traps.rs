@@ -404,3 +404,61 @@ async fn trap_59_a_subscriber_that_lags_is_told_so_and_goes_on() {
     emit();
     assert!(matches!(events.next().await, Some(Heard::Event(e)) if e.seq == 1501));
 }
+
+/// A provider that wasn't scheduled for a while meets at once what was sent apart, and refuses more of
+/// it than the retry budget has: those calls wait for it, and are not failed with the 429.
+#[tokio::test(start_paused = true)]
+async fn a_refused_call_waits_for_the_retry_budget_and_not_longer_than_it_may() {
+    const REFUSED: Verdict = Verdict::new("rate_limited", Blame::Quota, Again::Here);
+    let system = system().await;
+    let target = limited(&system, 600).await;
+    let start = Instant::now();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let refuse = |most: usize| {
+        let sent = Arc::clone(&sent);
+        move |_| {
+            let refused = sent.fetch_add(1, Ordering::Relaxed) < most;
+            async move {
+                sleep(Duration::from_millis(50)).await;
+                let second = Some(Duration::from_secs(1));
+                match refused {
+                    true => Outcome::failed("429", REFUSED.not_before(second)),
+                    false => Outcome::ok(()),
+                }
+            }
+        }
+    };
+    let all = |most: usize| {
+        let mut calls = JoinSet::new();
+        for _ in 0..75 {
+            let (system, call, operation) =
+                (system.clone(), call_to(&[&target], MINUTE), refuse(most));
+            calls.spawn(async move { system.call(call, operation).await.result });
+        }
+        calls.join_all()
+    };
+    let results = all(40).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(sent.swap(0, Ordering::Relaxed), 115);
+    // 10.5 s for the requests; the budget began with 10, earned 1 a second and 0.3 an answer.
+    assert!(
+        start.elapsed() < Duration::from_secs(16),
+        "{:?}",
+        start.elapsed()
+    );
+
+    // Whoever is refused for ever ends with the provider's word, in time, and without what it waited in.
+    let start = Instant::now();
+    let results = all(usize::MAX).await;
+    assert!(
+        results
+            .iter()
+            .all(|result| matches!(result, Err(CallError::Failed { error: "429", .. }))),
+        "{results:?}"
+    );
+    assert!(start.elapsed() <= MINUTE, "{:?}", start.elapsed());
+    // What the first part saved up, and 1 a second.
+    assert!(sent.load(Ordering::Relaxed) <= 75 + 30 + 60, "{sent:?}");
+    assert_eq!(system.snapshot().breakers[0].waiting, 0);
+    assert_eq!(leases(&system), 0);
+}

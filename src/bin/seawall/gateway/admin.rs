@@ -16,6 +16,8 @@ use seawall_actors::snapshot::{LimiterSnapshot, QueueSnapshot, Snapshot};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::clients::{Client, Standing, Under};
+use super::limits::Limits;
 use super::metrics as prometheus;
 use super::server::Door;
 
@@ -61,6 +63,7 @@ pub(crate) async fn status(State(door): State<Arc<Door>>) -> Response {
             "calls": door.seawall.sharing_calls(),
         });
         status.insert("flights".to_owned(), flights);
+        status.insert("clients".to_owned(), clients(&door.limits));
     }
     let body = status.to_string();
     ([(CONTENT_TYPE, "application/json")], body).into_response()
@@ -113,6 +116,29 @@ fn cache_of(stats: &seawall::cache::Stats, has_disk: bool) -> Value {
         "puts": stats.puts,
         "memory": memory,
         "disk": disk,
+    })
+}
+
+/// What each client has left of its own quotas; null where nobody has any.
+fn clients(limits: &Limits) -> Value {
+    let under = |under: Option<Under>, limit: &str| {
+        under.map(|under| json!({ limit: under.limit, "left": under.left }))
+    };
+    let of = |standing: &Standing| {
+        let (named, name) = match &standing.client {
+            Client::Key(name) => ("client", name.to_string()),
+            Client::Address(address) => ("address", address.to_string()),
+            Client::Others => ("others", "(others)".to_owned()),
+        };
+        json!({
+            named: name,
+            "requests": under(standing.requests, "per_minute"),
+            "tokens": under(standing.tokens, "per_minute"),
+            "answers": under(standing.streams, "at_once"),
+        })
+    };
+    limits.standings().map_or(Value::Null, |(known, first)| {
+        json!({ "known": known, "first": first.iter().map(of).collect::<Vec<Value>>() })
     })
 }
 

@@ -16,6 +16,9 @@ use seawall::config::ClientLimits;
 use seawall_actors::policy::pace::Pace;
 use tokio::time::Instant;
 
+mod standing;
+pub(crate) use standing::{Standing, Under};
+
 /// Most clients that are told apart; each takes some 400 bytes.
 const MOST_CLIENTS: usize = 10_000;
 
@@ -23,7 +26,7 @@ const MOST_CLIENTS: usize = 10_000;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Client {
     /// The holder of a client key, by its name.
     Key(Arc<str>),
@@ -126,6 +129,7 @@ pub(crate) struct Clients {
 
 #[derive(Debug)]
 struct Used {
+    limits: ClientLimits,
     requests: Option<Pace>,
     tokens: Option<Pace>,
     streams: u32,
@@ -254,6 +258,7 @@ impl Used {
         // One large request may take a minute's tokens.
         let tokens = |units: NonZeroU32| Pace::per_minute(units, units, now);
         Self {
+            limits: *limits,
             requests: limits.requests_per_minute.map(requests),
             tokens: limits.tokens_per_minute.map(tokens),
             streams: 0,

@@ -20,11 +20,14 @@ use seawall::provider::anthropic::request::RequestView;
 use seawall::provider::anthropic::usage::Tokens;
 use tokio::time::Instant;
 
-use super::clients::{Client, Clients, Entered, Limit, Over, Wish};
+use super::clients::{Client, Clients, Entered, Limit, Over, Standing, Wish};
 use super::reply;
 
 /// When to ask again for a stream's place: nobody knows when one ends.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// As many clients as fit onto a page.
+const SHOWN: usize = 100;
 
 /// Counts what clients use.
 #[derive(Debug)]
@@ -45,6 +48,15 @@ impl Limits {
     /// Whether any client has any limit.
     pub(crate) const fn is_any(&self) -> bool {
         self.is_any
+    }
+
+    /// How many clients are told apart, and what the first of them have left, if anybody has limits.
+    pub(crate) fn standings(&self) -> Option<(usize, Vec<Standing>)> {
+        let of = || {
+            let clients = self.clients.lock();
+            clients.standings(SHOWN, Instant::now())
+        };
+        self.is_any.then(of)
     }
 
     /// Lets a client's request in, or answers it.

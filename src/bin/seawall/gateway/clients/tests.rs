@@ -289,3 +289,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_standing_says_what_is_left_and_keys_come_before_addresses() {
+    let now = Instant::now();
+    let limits =
+        limits("requests_per_minute = 600\ntokens_per_minute = 1000\nconcurrent_streams = 4");
+    let mut clients = Clients::new();
+    let others = (0..20).map(|host| Client::at(IpAddr::from([10, 0, 0, host])));
+    for client in others.chain([named("b"), named("a")]) {
+        let entered = clients.enter(client, &limits, tokens(100), now).unwrap();
+        clients.settle(entered, (1_500, 0), now);
+    }
+    clients.left(&named("b"));
+    let (known, first) = clients.standings(3, now + Duration::from_secs(6));
+    assert_eq!((known, first.len()), (22, 3));
+    assert_eq!(first[0].client, named("a"));
+    assert_eq!(first[2].client, Client::at(IpAddr::from([10, 0, 0, 0])));
+    let left = |standing: &Standing| {
+        let left = |under: Option<Under>| under.unwrap().left;
+        (
+            left(standing.requests),
+            left(standing.tokens),
+            left(standing.streams),
+        )
+    };
+    // 600 a minute bring the one back at once, 1,000 a minute 100 of the 1,500.
+    assert_eq!(left(&first[0]), (60, -400, 3));
+    assert_eq!(left(&first[1]), (60, -400, 4));
+    let unlimited = ClientLimits::default();
+    let entered = clients.enter(named("0"), &unlimited, CALL, now).unwrap();
+    clients.settle(entered, (0, 0), now);
+    let standing = clients.standings(1, now).1.remove(0);
+    assert_eq!((standing.requests, standing.streams), (None, None));
+}
