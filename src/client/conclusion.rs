@@ -7,6 +7,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use seawall_actors::caller::CallReport;
 use seawall_actors::error::{CallError, Rejected, Rejection};
+use seawall_actors::policy::ladder::Cause;
 
 use super::ask::{Degraded, Reply, ReplyBody, ReplyStream, Report};
 use super::attempt::{Answer, AnswerBody, Failure, StoodIn};
@@ -28,7 +29,7 @@ impl Seawall {
     ) -> Result<Reply, Error> {
         exchange.waited(report);
         let told = self.told(exchange, report);
-        match result {
+        match result.or_else(declined) {
             Ok(answer) => Ok(self.answered(exchange, answer, told)),
             Err(error) => {
                 exchange.publish(match &error {
@@ -153,6 +154,33 @@ fn marked(told: &mut Report, stood_in: Option<StoodIn>) -> Option<&'static str> 
             told.degraded = Some(Degraded::Static);
             Some("static")
         }
+    }
+}
+
+/// A model's refusal to answer is an answer, once nobody else is left to be asked.
+fn declined(error: CallError<Failure>) -> Result<Answer, CallError<Failure>> {
+    match error {
+        CallError::Failed {
+            error:
+                Failure {
+                    answer: Some((status, headers, body)),
+                    judged,
+                    ..
+                },
+            ..
+            // The content filter's error can come inside a 200 as well; it has a type.
+        } if status.is_success()
+            && judged.verdict.cause() == Cause::Refused
+            && judged.error_type.is_none() =>
+        {
+            Ok(Answer {
+                status,
+                headers,
+                body: AnswerBody::Whole(body),
+                stood_in: None,
+            })
+        }
+        other => Err(other),
     }
 }
 

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
+use seawall_actors::policy::ladder::Cause;
 use serde_json::json;
 
 use super::*;
@@ -195,4 +196,23 @@ async fn calls_that_share_an_attempt_have_the_same_answer_and_keep_it_once() {
     assert_eq!(entries.load(Ordering::SeqCst), 1);
     let stats = sim.stats();
     assert_eq!((stats.attempts, stats.in_flight, flights.len()), (1, 0, 0));
+}
+
+#[test]
+fn a_late_mark_names_the_cause_as_configurations_do() {
+    let report = Report {
+        rung: "larger".into(),
+        cause: Some(Cause::TooLarge),
+        ..Report::new("c".into())
+    };
+    let marked = mark(&report).expect("a mark");
+    assert_eq!(
+        marked,
+        ": x-seawall-rung: larger\n: x-seawall-cause: context_too_long\n\n"
+    );
+    let plain = Report {
+        cause: None,
+        ..report
+    };
+    assert_eq!(mark(&plain), None);
 }
