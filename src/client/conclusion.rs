@@ -18,6 +18,7 @@ use crate::capability::{Features, is_another};
 use crate::delivery::Delivery;
 use crate::error::Error;
 use crate::provider::anthropic::headers as wire;
+use crate::verdict::Judged;
 
 impl Seawall {
     /// Turns the end of a call into what its asker gets.
@@ -29,8 +30,25 @@ impl Seawall {
     ) -> Result<Reply, Error> {
         exchange.waited(report);
         let told = self.told(exchange, report);
-        match result.or_else(declined) {
+        match result {
             Ok(answer) => Ok(self.answered(exchange, answer, told)),
+            Err(CallError::Failed {
+                error:
+                    Failure {
+                        answer: Some((status, headers, body)),
+                        judged,
+                        ..
+                    },
+                ..
+            }) if is_declined(status, &judged) => {
+                let answer = Answer {
+                    status,
+                    headers,
+                    body: AnswerBody::Whole(body),
+                    stood_in: None,
+                };
+                Ok(self.answered(exchange, answer, told))
+            }
             Err(error) => {
                 exchange.publish(match &error {
                     CallError::Refused(rejected) => Some(rejected.why.as_str()),
@@ -157,31 +175,10 @@ fn marked(told: &mut Report, stood_in: Option<StoodIn>) -> Option<&'static str> 
     }
 }
 
-/// A model's refusal to answer is an answer, once nobody else is left to be asked.
-fn declined(error: CallError<Failure>) -> Result<Answer, CallError<Failure>> {
-    match error {
-        CallError::Failed {
-            error:
-                Failure {
-                    answer: Some((status, headers, body)),
-                    judged,
-                    ..
-                },
-            ..
-            // The content filter's error can come inside a 200 as well; it has a type.
-        } if status.is_success()
-            && judged.verdict.cause() == Cause::Refused
-            && judged.error_type.is_none() =>
-        {
-            Ok(Answer {
-                status,
-                headers,
-                body: AnswerBody::Whole(body),
-                stood_in: None,
-            })
-        }
-        other => Err(other),
-    }
+/// Whether these words are a model's refusal to answer, which is an answer once nobody else is left to
+/// be asked. The content filter's error, which can come inside a 200 as well, has a type.
+fn is_declined(status: StatusCode, judged: &Judged) -> bool {
+    status.is_success() && judged.verdict.cause() == Cause::Refused && judged.error_type.is_none()
 }
 
 /// The answer to a call that has been waited for long enough: a stream that pings until it comes.

@@ -61,10 +61,10 @@ fn below(cell: &Cell) -> Vec<Second> {
 /// Whether a cause leads to a rung.
 fn leads(cell: &Cell, rung: Second, why: &str) -> bool {
     // To more room, and to another credential.
-    let helps = match (why, rung) {
-        ("context_too_long", Second::OtherKey) | ("credential", Second::OtherModel) => false,
-        _ => true,
-    };
+    let helps = !matches!(
+        (why, rung),
+        ("context_too_long", Second::OtherKey) | ("credential", Second::OtherModel)
+    );
     let led = match cell.on {
         Some(on) if rung == cell.second => on == why,
         _ => match rung {
@@ -187,7 +187,7 @@ fn error(cell: &Cell) -> Ending {
         (Fate::Unfit, State::Exhausted) => Some(Ending::USED_UP),
         _ => None,
     };
-    second.unwrap_or(cell.trouble.ending())
+    second.unwrap_or_else(|| cell.trouble.ending())
 }
 
 const fn by(rung: Second) -> By {

@@ -22,7 +22,7 @@ const fn kind(word: &'static str, title: &'static str, fields: fn() -> Value) ->
 }
 
 /// Every kind, in the order in which they are shown.
-pub(super) const KINDS: [Kind; 21] = [
+pub(super) const KINDS: [Kind; 22] = [
     kind("text", "text", || json!({})),
     kind("tools", "tools", || json!({ "tools": [tool()] })),
     kind(
@@ -89,6 +89,11 @@ pub(super) const KINDS: [Kind; 21] = [
         ] })
     }),
     kind("fast_mode", "fast mode", || json!({ "speed": "fast" })),
+    kind(
+        "inference_geo",
+        "a place to run in",
+        || json!({ "inference_geo": "us" }),
+    ),
     kind(
         "answer_32k",
         "answers of up to 32,000 tokens",

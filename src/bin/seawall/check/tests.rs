@@ -329,6 +329,7 @@ fn every_kind_of_request_needs_what_its_name_says() {
         ("sampling", "sampling"),
         ("prefill", "prefill"),
         ("fast_mode", "fast_mode"),
+        ("inference_geo", "inference_geo"),
     ] {
         let text = format!(
             "[targets.a]\n[targets.b]\nmodel = \"n\"\ncannot = [\"{cannot}\"]\n[routes.default]\nladder = [\"a\", \"b\"]"
@@ -392,4 +393,17 @@ fn a_lone_target_gets_everything_as_it_is() {
             .iter()
             .all(Carriage::is_plain)
     );
+}
+
+#[test]
+fn thinking_does_not_go_to_another_account() {
+    let words = |model: &str| {
+        let text = format!(
+            "[targets.a]\nmodel = \"{model}\"\n[targets.b]\nmodel = \"{model}\"\napi_key_env = \"K\"\n[routes.default]\nladder = [\"a\", \"b\"]"
+        );
+        in_words(&config(&text))
+    };
+    let loses = "an agent's turn with its earlier thinking: rung 2 b loses thinking_blocks\n";
+    assert!(words("claude-opus-5-5").contains(loses));
+    assert!(!words("claude-opus-5").contains("loses"));
 }
