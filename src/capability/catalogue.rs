@@ -11,18 +11,21 @@ struct Row {
     output: u64,
     lacks: Features,
     refuses: Traits,
+    /// Its thinking can be read only by the account that it was thought for.
+    keeps_thoughts: bool,
 }
 
 const MILLION: u64 = 1_000_000;
 
-/// 200,000 tokens of context, thinking by budget only.
+/// 200,000 tokens of context, thinking by budget only, and no choice of where it runs.
 const fn claude_4_5(model: &'static str, lacks: Features) -> Row {
     Row {
         model,
         context: 200_000,
         output: 64_000,
-        lacks: lacks.with(Feature::FastMode),
+        lacks: lacks.with(Feature::FastMode).with(Feature::InferenceGeo),
         refuses: Traits::of(Trait::AdaptiveThinking),
+        keeps_thoughts: false,
     }
 }
 
@@ -36,6 +39,7 @@ const fn claude_4_6(model: &'static str) -> Row {
             .with(Feature::Prefill)
             .with(Feature::FastMode),
         refuses: Traits::NONE,
+        keeps_thoughts: false,
     }
 }
 
@@ -65,6 +69,13 @@ const fn unforced(model: &'static str) -> Row {
     }
 }
 
+const fn keeping_thoughts(row: Row) -> Row {
+    Row {
+        keeps_thoughts: true,
+        ..row
+    }
+}
+
 const fn with_fast_mode(row: Row) -> Row {
     Row {
         lacks: row.lacks.minus(Features::NONE.with(Feature::FastMode)),
@@ -73,36 +84,46 @@ const fn with_fast_mode(row: Row) -> Row {
 }
 
 /// Read on 2026-11-23. Limits and prefill: the provider's model and error pages. Thinking, sampling,
-/// forced tools and effort: its migration guides of 2026, and refusals that users reported. Retired
+/// forced tools, effort and whose thinking can be read: its migration guides and release notes of 2026,
+/// and refusals that users reported. Where a model runs: its page on data residency. Retired
 /// models, which clouds still serve, are left out, and so carry everything.
 static TABLE: [Row; 18] = [
-    unforced("claude-fable-5-2"),
-    unforced("claude-mythos-5-2"),
-    unforced("claude-fable-5-1"),
-    unforced("claude-mythos-5-1"),
+    keeping_thoughts(unforced("claude-fable-5-2")),
+    keeping_thoughts(unforced("claude-mythos-5-2")),
+    keeping_thoughts(unforced("claude-fable-5-1")),
+    keeping_thoughts(unforced("claude-mythos-5-1")),
     thinking("claude-fable-5"),
     thinking("claude-mythos-5"),
-    with_fast_mode(unforced("claude-opus-5-5")),
+    keeping_thoughts(with_fast_mode(unforced("claude-opus-5-5"))),
     with_fast_mode(later("claude-opus-5")),
     with_fast_mode(later("claude-opus-4-8")),
     later("claude-opus-4-7"),
     claude_4_6("claude-opus-4-6"),
     claude_4_5("claude-opus-4-5", Features::NONE),
-    thinking("claude-sonnet-5-5"),
+    keeping_thoughts(thinking("claude-sonnet-5-5")),
     later("claude-sonnet-5"),
     claude_4_6("claude-sonnet-4-6"),
     claude_4_5("claude-sonnet-4-5", NO_EFFORT),
-    later("claude-haiku-5-5"),
+    keeping_thoughts(later("claude-haiku-5-5")),
     claude_4_5("claude-haiku-4-5", NO_EFFORT),
 ];
 
 const NO_EFFORT: Features = Features::NONE.with(Feature::Effort);
 
+fn row(name: &str) -> Option<&'static Row> {
+    let plain = plain_model(name);
+    TABLE.iter().find(|row| row.model == plain)
+}
+
+/// Whether another account can't read a model's thinking.
+pub(super) fn keeps_thoughts(name: &str) -> bool {
+    row(name).is_some_and(|row| row.keeps_thoughts)
+}
+
 /// What a model can carry, whatever the API version.
 pub(super) fn model(name: &str) -> Capabilities {
-    let plain = plain_model(name);
     let everything = Capabilities::everything();
-    match TABLE.iter().find(|row| row.model == plain) {
+    match row(name) {
         Some(row) => Capabilities {
             features: everything.features.minus(row.lacks),
             context_tokens: Some(row.context),

@@ -39,6 +39,8 @@ pub enum Feature {
     Prefill,
     /// Faster processing at another price.
     FastMode,
+    /// The part of the world in which the model runs.
+    InferenceGeo,
     /// An answer as long as was asked for. Targets have a number for it, not a yes or no.
     MaxTokens,
     /// The thinking of earlier turns. Always lost when another model than its own answers.
@@ -47,7 +49,7 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature, in the order in which they are shown.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Tools,
         Self::ForcedTools,
         Self::ServerTools,
@@ -64,6 +66,7 @@ impl Feature {
         Self::Sampling,
         Self::Prefill,
         Self::FastMode,
+        Self::InferenceGeo,
         Self::MaxTokens,
         Self::ThinkingBlocks,
     ];
@@ -100,6 +103,7 @@ impl Feature {
             Self::Sampling => ("sampling", "cannot_sampling"),
             Self::Prefill => ("prefill", "cannot_prefill"),
             Self::FastMode => ("fast_mode", "cannot_fast_mode"),
+            Self::InferenceGeo => ("inference_geo", "cannot_inference_geo"),
             Self::MaxTokens => ("max_tokens", "cannot_max_tokens"),
             Self::ThinkingBlocks => ("thinking_blocks", "cannot_thinking_blocks"),
         }

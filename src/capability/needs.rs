@@ -1,6 +1,6 @@
 //! What a request needs.
 
-use super::{Feature, Features};
+use super::{Feature, Features, catalogue};
 use crate::provider::anthropic::plain_model;
 
 /// What a request needs of whoever answers it.
@@ -23,6 +23,16 @@ impl Needs {
     #[must_use]
     pub fn moved(mut self, from: Option<&str>, to: Option<&str>) -> Self {
         if is_another(from, to) {
+            self.traits.insert(Trait::Moved);
+        }
+        self
+    }
+
+    /// The same request when another account asks for the same model, as with another credential: the
+    /// thinking of some models is bound to the account as well.
+    #[must_use]
+    pub fn for_another_account(mut self, model: Option<&str>) -> Self {
+        if model.is_some_and(catalogue::keeps_thoughts) {
             self.traits.insert(Trait::Moved);
         }
         self
@@ -65,7 +75,7 @@ pub(crate) enum Trait {
     Paused,
     /// The body could not be read to its end, or has words that may hide something.
     Unread,
-    /// Another model is to answer than the one that the conversation was with.
+    /// Another model, or another account, is to answer than the one that the conversation was with.
     Moved,
 }
 

@@ -83,9 +83,15 @@ fn what_models_refuse_is_refused_and_nothing_else() {
     const ALWAYS_THINKS: &str = "budget tuned no_thinking prefill fast_mode";
     const UNFORCED: &str = "budget tuned forced_tools no_thinking prefill fast_mode";
     for (model, refused) in [
-        ("claude-haiku-4-5-20251001", "adaptive effort fast_mode"),
-        ("claude-sonnet-4-5", "adaptive effort fast_mode"),
-        ("claude-opus-4-5", "adaptive fast_mode"),
+        (
+            "claude-haiku-4-5-20251001",
+            "adaptive effort fast_mode inference_geo",
+        ),
+        (
+            "claude-sonnet-4-5",
+            "adaptive effort fast_mode inference_geo",
+        ),
+        ("claude-opus-4-5", "adaptive fast_mode inference_geo"),
         ("claude-sonnet-4-6", "prefill fast_mode"),
         ("claude-opus-4-6", "prefill fast_mode"),
         ("claude-opus-4-7", "budget tuned prefill fast_mode"),
@@ -358,4 +364,30 @@ fn a_body_that_was_not_read_stays_with_its_model() {
     let moved = unread.moved(Some("a"), Some("b"));
     let refused = fit(&moved, 1, &target, Features::all()).expect_err("unread");
     assert_eq!(refused.as_str(), "unreadable");
+}
+
+#[test]
+fn thinking_that_is_bound_to_an_account_stays_with_it() {
+    let thoughts = Features::from(Feature::ThinkingBlocks);
+    for (model, bound) in [
+        ("claude-fable-5-2", true),
+        ("claude-mythos-5-2", true),
+        ("claude-fable-5-1", true),
+        ("claude-mythos-5-1", true),
+        ("claude-opus-5-5", true),
+        ("claude-sonnet-5-5", true),
+        ("anthropic.claude-haiku-5-5-v1:0", true),
+        ("claude-fable-5", false),
+        ("claude-opus-5", false),
+        ("claude-sonnet-4-6", false),
+        ("claude-haiku-4-5", false),
+        ("claude-unheard-of", false),
+    ] {
+        let needs = needing(thoughts).for_another_account(Some(model));
+        let target = Capabilities::of(Some(model), OLD);
+        let lost = fit(&needs, 1, &target, Features::NONE).expect("a fit");
+        assert_eq!(lost.losses == thoughts, bound, "{model}");
+        let none = needing(Features::NONE).for_another_account(Some(model));
+        assert_eq!(fit(&none, 1, &target, Features::NONE), Ok(Fit::default()));
+    }
 }

@@ -7,6 +7,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use seawall_actors::caller::CallReport;
 use seawall_actors::error::{CallError, Rejected, Rejection};
+use seawall_actors::policy::ladder::Cause;
 
 use super::ask::{Degraded, Reply, ReplyBody, ReplyStream, Report};
 use super::attempt::{Answer, AnswerBody, Failure, StoodIn};
@@ -17,6 +18,7 @@ use crate::capability::{Features, is_another};
 use crate::delivery::Delivery;
 use crate::error::Error;
 use crate::provider::anthropic::headers as wire;
+use crate::verdict::Judged;
 
 impl Seawall {
     /// Turns the end of a call into what its asker gets.
@@ -30,6 +32,23 @@ impl Seawall {
         let told = self.told(exchange, report);
         match result {
             Ok(answer) => Ok(self.answered(exchange, answer, told)),
+            Err(CallError::Failed {
+                error:
+                    Failure {
+                        answer: Some((status, headers, body)),
+                        judged,
+                        ..
+                    },
+                ..
+            }) if is_declined(status, &judged) => {
+                let answer = Answer {
+                    status,
+                    headers,
+                    body: AnswerBody::Whole(body),
+                    stood_in: None,
+                };
+                Ok(self.answered(exchange, answer, told))
+            }
             Err(error) => {
                 exchange.publish(match &error {
                     CallError::Refused(rejected) => Some(rejected.why.as_str()),
@@ -155,6 +174,12 @@ fn marked(told: &mut Report, stood_in: Option<StoodIn>) -> Option<&'static str> 
             Some("static")
         }
     }
+}
+
+/// Whether these words are a model's refusal to answer, which is an answer once nobody else is left to
+/// be asked. The content filter's error, which can come inside a 200 as well, has a type.
+fn is_declined(status: StatusCode, judged: &Judged) -> bool {
+    status.is_success() && judged.verdict.cause() == Cause::Refused && judged.error_type.is_none()
 }
 
 /// The answer to a call that has been waited for long enough: a stream that pings until it comes.

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use seawall_actors::caller::{Attempt, Outcome};
 use seawall_actors::policy::quota::Cost;
@@ -44,7 +43,8 @@ pub(super) async fn open(
     }
     if exchange.minds_refusals() && watched.is_refusal() {
         let cost = Some(true_cost(watched.bill_part()));
-        let answer = Some((status, headers, watched.into_bytes(Bytes::new()).await));
+        let said = watched.into_ending().await;
+        let answer = said.map(|said| (status, headers, said));
         return fail(exchange, attempt, judge_refusal(), answer, (cost, None));
     }
     if exchange.delivery == Delivery::Complete {

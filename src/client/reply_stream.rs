@@ -14,16 +14,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
-use seawall_actors::policy::ladder::Cause;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::ask::{Degraded, Reply, ReplyBody, Report};
+use super::ask::{Degraded, Reply, ReplyBody, Report, Skipped};
 use super::exchange::Exchange;
 use super::flights::Subscriber;
 use super::resume::Resumable;
 use super::stream::{BrokenOff, Watched, error_type};
 use crate::cache::Recording;
-use crate::config::OnDisconnect;
+use crate::config::{OnDisconnect, cause_word};
 use crate::error::Error;
 use crate::provider::anthropic::{PING_EVENT, StreamFailure};
 use crate::verdict::Judged;
@@ -265,17 +264,29 @@ impl Waiting {
 /// which readers of events pass over.
 fn mark(report: &Report) -> Option<Bytes> {
     let degraded = report.degraded.map(Degraded::as_str);
+    let listed = |words: String| (!words.is_empty()).then_some(words);
+    let skipped: Vec<String> = report.skipped.iter().map(Skipped::to_string).collect();
+    let (skipped, lost) = (
+        listed(skipped.join(", ")),
+        listed(report.losses.to_string()),
+    );
     let marks = [
-        ("rung", Some(&*report.rung)),
         ("degraded", degraded),
-        ("cause", report.cause.map(Cause::as_str)),
+        ("cause", report.cause.map(cause_word)),
+        (
+            "model",
+            report.model.as_deref().filter(|_| degraded.is_some()),
+        ),
+        ("skipped", skipped.as_deref()),
+        ("lost", lost.as_deref()),
         ("cache", report.cache.as_deref()),
     ];
-    if degraded.is_none() && report.cache.is_none() {
+    if marks.iter().all(|(_, word)| word.is_none()) {
         return None;
     }
-    let lines = marks.iter().filter_map(|(name, word)| {
-        let word = word.as_ref()?;
+    let marks = [("rung", Some(&*report.rung))].into_iter().chain(marks);
+    let lines = marks.filter_map(|(name, word)| {
+        let word = word?;
         Some(format!(": x-seawall-{name}: {word}\n"))
     });
     Some(Bytes::from(lines.collect::<String>() + "\n"))

@@ -224,7 +224,11 @@ impl Seawall {
         let Some(view) = &exchange.source.view else {
             return Ok(Fit::default());
         };
-        let needs: Needs = view.needs.moved(self.conversed_with(exchange), model);
+        let mut needs: Needs = view.needs.moved(self.conversed_with(exchange), model);
+        let first = exchange.rungs.first_target();
+        if first.is_some_and(|(_, first)| first.rules.credential != rung.rules.credential) {
+            needs = needs.for_another_account(model.or(view.model.as_deref()));
+        }
         let asked = model.or(view.model.as_deref()).unwrap_or("");
         let prompt = Shape::of(asked, Some(view)).estimate.tokens;
         fit(&needs, prompt, capabilities, rung.lossy)

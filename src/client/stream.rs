@@ -334,6 +334,16 @@ impl Watched {
         all.freeze()
     }
 
+    /// All events of a message that has come to its stop reason; nothing where its end does not come.
+    pub(super) async fn into_ending(mut self) -> Option<Bytes> {
+        let by = Instant::now() + LAST_WORDS;
+        while !self.over && !self.end_if_stopped() {
+            timeout_at(by, self.read_on()).await.ok()?.ok()?;
+        }
+        let events: Vec<Bytes> = self.ready.drain(..).collect();
+        Some(events.concat().into())
+    }
+
     /// All events of a whole answer and what its quota is settled with. It is billed with what it used.
     pub(super) fn into_whole(mut self) -> (VecDeque<Bytes>, Cost) {
         let usage = self.watch.usage().clone();

@@ -163,10 +163,14 @@ impl<'d> Section<'d> {
     }
 
     pub(super) fn string(&self, key: &'static str) -> Option<Spanned<String>> {
+        self.text(key, "a text in quotes")
+    }
+
+    fn text(&self, key: &'static str, wanted: &str) -> Option<Spanned<String>> {
         let value = self.value(key)?;
         match value.get_ref() {
             DeValue::String(text) => Some(Spanned::new(value.span(), text.clone().into_owned())),
-            other => self.wrong(key, value.span(), other, "a text in quotes"),
+            other => self.wrong(key, value.span(), other, wanted),
         }
     }
 
@@ -176,7 +180,15 @@ impl<'d> Section<'d> {
         key: &'static str,
         read: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<Spanned<T>> {
-        let text = self.string(key)?;
+        self.read(key, self.string(key)?, read)
+    }
+
+    fn read<T, E: Display>(
+        &self,
+        key: &str,
+        text: Spanned<String>,
+        read: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<Spanned<T>> {
         match read(text.get_ref()) {
             Ok(value) => Some(Spanned::new(text.span(), value)),
             Err(why) => {
@@ -237,7 +249,8 @@ impl<'d> Section<'d> {
         key: &'static str,
         allowed: RangeInclusive<Duration>,
     ) -> Option<Spanned<Duration>> {
-        let value = self.parsed(key, crate::duration::parse)?;
+        let text = self.text(key, "a time with its unit in quotes, such as \"500ms\"")?;
+        let value = self.read(key, text, crate::duration::parse)?;
         if allowed.contains(value.get_ref()) {
             return Some(value);
         }

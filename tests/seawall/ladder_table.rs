@@ -1,5 +1,5 @@
-//! Every verdict on the first target, met with every kind of second rung in every state, streamed and
-//! not. What must come of a cell is told by [`oracle`], which knows the rules and nothing of how the
+//! Every verdict on the first target, and every state of it, met with every kind of second rung in every
+//! state, streamed and not. What must come of a cell is told by [`oracle`], which knows the rules and nothing of how the
 //! ladder is walked.
 
 mod oracle;
@@ -9,11 +9,12 @@ mod trouble;
 use std::collections::BTreeSet;
 
 use seawall::client::ask::{Degraded, Fallback, Report};
+use seawall::config::cause_word;
 use seawall::verdict::label;
 
 use oracle::{By, Expected, expected};
 use rig::{Failed, Got, Kept, Seen, play};
-use trouble::{Form, Trouble, all};
+use trouble::{Form, How, Trouble, all, kinds, states};
 
 /// What is below the first target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl Second {
     }
 }
 
-/// How the second target is.
+/// How a target is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Healthy,
@@ -93,6 +94,20 @@ impl Cell {
             on: None,
         }
     }
+
+    /// How the first target is before the call comes.
+    const fn of_first(&self) -> State {
+        match self.trouble.how {
+            How::Is(state) => state,
+            _ => State::Healthy,
+        }
+    }
+
+    /// Whether it can come to it: what the first target can't carry, it has not given for the cache.
+    fn can_be(&self) -> bool {
+        let holds = matches!(self.second, Second::CacheFresh | Second::CacheStale);
+        !(holds && self.of_first() == State::Unfit)
+    }
 }
 
 /// Every wrong cell, so that a failure shows its pattern.
@@ -114,9 +129,16 @@ impl Table {
         }
         match &seen.got {
             Got::Error(error) if expected.by == By::Nobody => {
-                wrong.extend(misreported(cell, &seen, error));
+                wrong.extend(misreported(&expected, &seen, error));
             }
-            Got::Answer { text, report } if expected.by != By::Nobody => {
+            Got::Answer {
+                text,
+                declined,
+                report,
+            } if expected.by != By::Nobody => {
+                if *declined != (expected.by == By::Declined) {
+                    wrong.push("refusal");
+                }
                 wrong.extend(mismarked(cell, &expected, &seen, (text, report)));
             }
             _ => wrong.push("who answers"),
@@ -141,21 +163,21 @@ impl Table {
     }
 }
 
-/// What is wrong with an error: it is to be the first target's own last word.
-fn misreported(cell: &Cell, seen: &Seen, error: &Failed) -> Vec<&'static str> {
-    let trouble = &cell.trouble;
-    let report = error.report.as_ref();
+/// What is wrong with an error: it is to be the one that the rules say, with what the call took.
+fn misreported(expected: &Expected, seen: &Seen, error: &Failed) -> Vec<&'static str> {
+    let told = error.report.as_ref();
+    // Without an attempt, or from a process that leaves, there is none to give.
+    let untold = seen.first + seen.second == 0 || expected.error.label == label::DRAINING;
     let checks = [
-        ("label", error.label == trouble.label),
-        ("status", error.status == trouble.status),
-        ("type", error.kind == trouble.kind),
+        ("label", error.label == expected.error.label),
+        ("status", error.status == expected.error.status),
+        ("type", error.kind == expected.error.kind),
         (
             "report",
-            // A process that leaves has no report to give.
-            report.map_or(trouble.label == label::DRAINING, |report| {
-                &*report.rung == "first"
-                    && report.attempts == seen.first + seen.second
-                    && (report.degraded, &report.cache) == (None, &None)
+            told.map_or(untold, |told| {
+                &*told.rung == "first"
+                    && told.attempts == seen.first + seen.second
+                    && (told.degraded, &told.cache) == (None, &None)
             }),
         ),
     ];
@@ -171,27 +193,32 @@ fn mismarked(
 ) -> Vec<&'static str> {
     let is_stale = cell.second == Second::CacheStale;
     let (rung, degraded, of) = match expected.by {
-        By::First | By::Nobody => ("first", None, &seen.of_first),
+        By::First | By::Nobody => ("first", None, &*seen.of_first),
+        By::Declined => ("first", None, seen.of_refusal),
         By::Second => {
             let other = cell.second == Second::OtherModel;
-            ("second", other.then_some(Degraded::Model), &seen.of_second)
+            ("second", other.then_some(Degraded::Model), &*seen.of_second)
         }
-        By::Cache => ("cache", is_stale.then_some(Degraded::Cache), &seen.of_cache),
-        By::Static => ("static", Some(Degraded::Static), &seen.of_static),
+        By::Cache => (
+            "cache",
+            is_stale.then_some(Degraded::Cache),
+            &*seen.of_cache,
+        ),
+        By::Static => ("static", Some(Degraded::Static), seen.of_static),
     };
     let badge = report.cache.as_deref();
     let is_badge =
         |badge: &str| badge.starts_with("hit; age=") && badge.ends_with("; stale") == is_stale;
     let skipped: Vec<String> = report.skipped.iter().map(ToString::to_string).collect();
-    let unfit = (cell.state == State::Unfit).then(|| "second=cannot_images".to_owned());
+    let unfit = [("first", cell.of_first()), ("second", cell.state)]
+        .into_iter()
+        .filter(|(_, state)| *state == State::Unfit)
+        .map(|(name, _)| format!("{name}=cannot_images"));
     let checks = [
         ("text", text == of && !text.is_empty()),
         ("rung", &*report.rung == rung),
         ("degraded", report.degraded == degraded),
-        (
-            "cause",
-            report.cause.map(|cause| cause.as_str()) == expected.cause,
-        ),
+        ("cause", report.cause.map(cause_word) == expected.cause),
         ("attempts told", report.attempts == seen.first + seen.second),
         (
             "cache",
@@ -216,20 +243,84 @@ fn forms(trouble: &Trouble) -> &'static [bool] {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn every_verdict_meets_every_rung_in_every_state() {
+/// Holds every kind of second rung in every state against the rules.
+async fn play_all(troubles: Vec<Trouble>, stream: bool) {
     let kept = Kept::new().await;
     let mut table = Table::default();
-    for trouble in all() {
+    for trouble in troubles {
+        if !forms(&trouble).contains(&stream) {
+            continue;
+        }
+        for second in Second::ALL {
+            for &state in second.states() {
+                let mut cell = Cell::new(trouble.clone(), second, stream);
+                cell.state = state;
+                if !cell.can_be() {
+                    continue;
+                }
+                table.play(&cell, &kept).await;
+                if second.is_target() {
+                    cell.ends_static = true;
+                    table.play(&cell, &kept).await;
+                }
+            }
+        }
+    }
+    table.finish();
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_verdict_meets_every_rung_in_every_state_streamed() {
+    play_all(all(), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_verdict_meets_every_rung_in_every_state_whole() {
+    play_all(all(), false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_state_of_the_first_target_meets_every_rung_in_every_state() {
+    play_all(states(), true).await;
+    play_all(states(), false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_may_not_fall_gets_the_first_targets_own_word() {
+    let kept = Kept::new().await;
+    let mut table = Table::default();
+    for trouble in all().into_iter().chain(states()) {
         for &stream in forms(&trouble) {
             for second in Second::ALL {
-                for &state in second.states() {
-                    let mut cell = Cell::new(trouble.clone(), second, stream);
-                    cell.state = state;
+                let mut cell = Cell::new(trouble.clone(), second, stream);
+                cell.fallback = Fallback::Never;
+                if cell.can_be() {
                     table.play(&cell, &kept).await;
-                    if second.is_target() {
-                        cell.ends_static = true;
-                        table.play(&cell, &kept).await;
+                }
+            }
+        }
+    }
+    table.finish();
+}
+
+/// Holds rungs to which one cause alone leads against the rules.
+async fn play_on(
+    causes: &[&'static str],
+    (seconds, states): (&[Second], &[State]),
+    troubles: Vec<Trouble>,
+) {
+    let kept = Kept::new().await;
+    let mut table = Table::default();
+    for trouble in troubles {
+        for &stream in forms(&trouble) {
+            for &second in seconds {
+                for &on in causes {
+                    for &state in states {
+                        let mut cell = Cell::new(trouble.clone(), second, stream);
+                        (cell.on, cell.state) = (Some(on), state);
+                        if cell.can_be() {
+                            table.play(&cell, &kept).await;
+                        }
                     }
                 }
             }
@@ -238,38 +329,37 @@ async fn every_verdict_meets_every_rung_in_every_state() {
     table.finish();
 }
 
+/// Every cause that a rung can name.
+const CAUSES: [&str; 9] = [
+    "breaker_open",
+    "quota",
+    "attempts_spent",
+    "overloaded",
+    "context_too_long",
+    "refused",
+    "credential",
+    "not_found",
+    "last_resort",
+];
+
 #[tokio::test(start_paused = true)]
-async fn whoever_may_not_fall_gets_the_first_targets_own_word() {
-    let kept = Kept::new().await;
-    let mut table = Table::default();
-    for trouble in all() {
-        for &stream in forms(&trouble) {
-            for second in Second::ALL {
-                let mut cell = Cell::new(trouble.clone(), second, stream);
-                cell.fallback = Fallback::Never;
-                table.play(&cell, &kept).await;
-            }
-        }
-    }
-    table.finish();
+async fn a_target_with_causes_of_its_own_is_come_to_by_them_alone() {
+    let targets = [Second::OtherModel, Second::OtherKey];
+    play_on(&CAUSES, (&targets, &[State::Healthy]), kinds()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rung_with_causes_of_its_own_is_come_to_by_them_alone() {
-    let kept = Kept::new().await;
-    let mut table = Table::default();
-    for on in ["refused", "overloaded"] {
-        for trouble in all() {
-            for &stream in forms(&trouble) {
-                for second in [Second::OtherModel, Second::OtherKey] {
-                    let mut cell = Cell::new(trouble.clone(), second, stream);
-                    cell.on = Some(on);
-                    table.play(&cell, &kept).await;
-                }
-            }
-        }
-    }
-    table.finish();
+async fn a_refusal_is_handed_on_where_the_target_for_it_cannot_serve() {
+    let mut refusals = all();
+    refusals.retain(|trouble| trouble.label == label::REFUSED);
+    let states = Second::OtherModel.states();
+    play_on(&["refused"], (&[Second::OtherModel], states), refusals).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_at_hand_with_causes_of_its_own_is_come_to_by_them_alone() {
+    let at_hand = [Second::CacheFresh, Second::Static];
+    play_on(&CAUSES, (&at_hand, &[State::Healthy]), kinds()).await;
 }
 
 #[test]

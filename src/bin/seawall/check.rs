@@ -8,10 +8,12 @@ use seawall::config::Config;
 
 use crate::{ConfigArgs, WRONG_USE};
 
+mod carriage;
 mod faults;
 mod json;
 mod outlook;
 mod rehearsal;
+mod requests;
 mod words;
 
 /// What `seawall check` is told.

@@ -1,6 +1,7 @@
 use futures_util::StreamExt;
 use http::HeaderMap;
 use jiff::Timestamp;
+use seawall_actors::policy::ladder::Cause;
 use serde_json::json;
 
 use super::*;
@@ -135,4 +136,23 @@ async fn an_answer_that_is_finished_for_nobody_is_kept() {
     assert!(kept.lock().is_empty());
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!((kept.lock().len(), sim.stats().in_flight), (1, 0));
+}
+
+#[test]
+fn a_late_mark_names_the_cause_as_configurations_do() {
+    let report = Report {
+        rung: "larger".into(),
+        cause: Some(Cause::TooLarge),
+        ..Report::new("c".into())
+    };
+    let marked = mark(&report).expect("a mark");
+    assert_eq!(
+        marked,
+        ": x-seawall-rung: larger\n: x-seawall-cause: context_too_long\n\n"
+    );
+    let plain = Report {
+        cause: None,
+        ..report
+    };
+    assert_eq!(mark(&plain), None);
 }

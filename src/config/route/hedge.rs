@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use seawall_actors::policy::ladder::Cause;
 use toml::Spanned;
 
 use super::{DAY, MILLISECOND, Route, Rung};
@@ -66,15 +67,21 @@ pub(super) fn read_hedge(
     let section = route.section("hedge");
     let doc = section.doc();
     let on = section.parsed("on", str::parse::<HedgeOn>);
-    let targets = ladder.iter().filter(|rung| rung.place.target().is_some());
-    if let Some(next) = on.as_ref().filter(|on| *on.get_ref() == HedgeOn::Next)
-        && targets.count() < 2
-    {
-        let what = format!(
-            "`{}` is \"next\", and the ladder has no second target: add one, or write \"same\"",
-            section.name("on")
-        );
-        doc.refuse(&next.span(), what);
+    let mut targets = ladder.iter().filter(|rung| rung.place.target().is_some());
+    if let Some(next) = on.as_ref().filter(|on| *on.get_ref() == HedgeOn::Next) {
+        let name = section.name("on");
+        let is_there = targets.clone().count() > 1;
+        if !is_there {
+            let what = format!(
+                "`{name}` is \"next\", and the ladder has no second target: add one, or write \"same\""
+            );
+            doc.refuse(&next.span(), what);
+        } else if !targets.any(|rung| rung.on.contains(Cause::AttemptsSpent)) {
+            let what = format!(
+                "`{name}` is \"next\", and no second attempt is ever made: a slow attempt's other goes where \"attempts_spent\" leads, and it leads to no target; add it to the `on` of one, or write \"same\""
+            );
+            doc.warn(Some(&next.span()), what);
+        }
     }
     let after = section.duration("after", MILLISECOND..=DAY);
     if let Some(after) = after.as_ref().filter(|after| *after.get_ref() >= total) {

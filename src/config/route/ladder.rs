@@ -8,14 +8,14 @@ use seawall_actors::policy::ladder::{Cause, Causes, Kind, MOST_RUNGS, Rules};
 use toml::Spanned;
 
 use super::Route;
-use crate::capability::Features;
+use crate::capability::{Features, LEAST_ANSWER};
 use crate::config::document::{Entry, Section, nearest};
 use crate::config::features::read_features;
 use crate::config::target::{Target, label};
 
 mod reach;
 
-use reach::{why_dead, why_unreachable};
+use reach::{double, why_dead, why_unfit, why_unreachable};
 
 /// One step of a ladder.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +67,7 @@ impl Rung {
 
     /// The words of the config for what leads to it.
     pub fn causes(&self) -> impl Iterator<Item = &'static str> {
-        self.on.iter().map(word)
+        self.on.iter().map(cause_word)
     }
 }
 
@@ -118,8 +118,9 @@ impl fmt::Display for Place {
     }
 }
 
-/// The config's word for a cause.
-const fn word(cause: Cause) -> &'static str {
+/// The word for a cause in the configuration, headers, logs and metrics.
+#[must_use]
+pub const fn cause_word(cause: Cause) -> &'static str {
     match cause {
         Cause::TooLarge => "context_too_long",
         other => other.as_str(),
@@ -223,6 +224,27 @@ impl Written {
             None if begins => Causes::NONE,
             None => self.place.usually_on(),
         };
+        let lossy = self.lossy.unwrap_or(around.lossy);
+        if let Some(target) = self
+            .place
+            .target()
+            .and_then(|name| around.targets.get(name))
+        {
+            let warn = |what: String| {
+                let what = format!("route `{route}`: the rung `{}` {what}", self.place);
+                doc.warn(Some(&self.span), what);
+            };
+            if let Some(misfit) = why_unfit(target, lossy) {
+                warn(format!(
+                    "is unreachable for a request that asks for {LEAST_ANSWER} tokens of answer, as nearly all do: {misfit}"
+                ));
+            }
+            if let Some(other) = double(target, above, around.targets) {
+                warn(format!(
+                    "asks the same model at the same address with the same credential as `{other}` above, and so fails with it: give it another `model`, `base_url` or key, or leave it out"
+                ));
+            }
+        }
         if let Some(attempts) = &self.attempts
             && *attempts.get_ref() > around.attempts
         {
@@ -238,7 +260,7 @@ impl Written {
             on,
             attempts: self.attempts.as_ref().map(|attempts| *attempts.get_ref()),
             share: self.share,
-            lossy: self.lossy.unwrap_or(around.lossy),
+            lossy,
             place: self.place.clone(),
         }
     }
@@ -354,9 +376,9 @@ fn read_causes(rung: &Section<'_>) -> Option<(Causes, Range<usize>)> {
 fn read_cause(rung: &Section<'_>, written: &Spanned<String>) -> Option<Cause> {
     let found = Cause::ALL
         .into_iter()
-        .find(|cause| word(*cause) == written.get_ref());
+        .find(|cause| cause_word(*cause) == written.get_ref());
     if found.is_none() {
-        let known = || Cause::ALL.into_iter().map(word);
+        let known = || Cause::ALL.into_iter().map(cause_word);
         let advice = match nearest(written.get_ref(), known()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("known: {}", known().collect::<Vec<_>>().join(", ")),
@@ -380,7 +402,8 @@ fn default_ladder(section: &Section<'_>, around: &Surroundings<'_>) -> Vec<Rung>
         lossy: around.lossy,
         ..Rung::new(Place::Target(name.clone()))
     });
-    if names_left.next().is_some() {
+    // One that can't be read has been refused.
+    if names_left.next().is_some() && !section.has("ladder") {
         let what = format!(
             "[routes.{route}] needs a ladder: say in which order the targets are tried ({})",
             names(targets)
@@ -425,11 +448,25 @@ pub(super) fn add_fallbacks(
             model: Some(model.clone()),
             ..first.clone()
         };
-        targets.entry(model.clone()).or_insert_with(other);
         let place = Place::Target(model.clone());
         if route.ladder.iter().any(|rung| rung.place == place) {
+            top.doc().warn(
+                None,
+                format!(
+                    "--fallback: `{model}` stands in the ladder already, so the flag adds nothing"
+                ),
+            );
             continue;
         }
+        let wanted = targets.get(model).cloned().unwrap_or_else(other);
+        if let Some(known) = double(&wanted, &route.ladder, targets) {
+            let what = format!(
+                "--fallback: `{known}` asks for {model} already, so the flag adds nothing: write another model"
+            );
+            top.doc().warn(None, what);
+            continue;
+        }
+        targets.entry(model.clone()).or_insert(wanted);
         let last = route
             .ladder
             .iter()

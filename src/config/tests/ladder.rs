@@ -146,6 +146,121 @@ fn a_rung_that_no_call_stands_on_is_pointed_out_and_left_out() {
 }
 
 #[test]
+fn a_rung_that_no_usual_request_reaches_is_pointed_out() {
+    let target = |own: &str, lossy: &str| {
+        let text = format!(
+            "[targets.a]\n[targets.b]\nmodel = \"m\"\n{own}\n[routes.default]\nladder = [\"a\", {{ rung = \"b\", lossy = [{lossy}] }}]"
+        );
+        let config = parse(&text).unwrap();
+        let warning = config.warnings.first().map(ToString::to_string);
+        warning.unwrap_or_default()
+    };
+    for (own, lossy, why) in [
+        ("output_tokens = 1023", "", "at most 1023"),
+        ("output_tokens = 500", "\"max_tokens\"", "at most 500"),
+        ("context_tokens = 1024", "", "context of 1024"),
+    ] {
+        let said = target(own, lossy);
+        assert!(
+            said.starts_with("seawall.toml:6:16: ")
+                && said.contains("`b` is unreachable for a request that asks for 1024 tokens")
+                && said.contains(why),
+            "{said}"
+        );
+    }
+    for own in ["output_tokens = 1024", "context_tokens = 2000"] {
+        assert_eq!(target(own, ""), "", "{own}");
+    }
+    let warning = |rung: &str| warned(&format!("[\"a\", {rung}, \"static\"]")).1;
+    let [said] = &warning("{ rung = \"b\", on = [\"last_resort\"] }")[..] else {
+        panic!("one warning expected")
+    };
+    assert!(
+        said.starts_with(LINE)
+            && said.contains("`b` is unreachable: `last_resort`: only a cache or a fixed answer"),
+        "{said}"
+    );
+    assert!(warning("{ rung = \"b\", on = [\"last_resort\", \"quota\"] }").is_empty());
+}
+
+#[test]
+fn a_rung_that_asks_the_same_again_is_pointed_out() {
+    let second = |first: &str, second: &str| {
+        let text = format!(
+            "[targets.a]\n{first}\n[targets.b]\n{second}\n[routes.default]\nladder = [\"a\", \"b\"]"
+        );
+        let config = parse(&text).unwrap();
+        let warning = config.warnings.first().map(ToString::to_string);
+        warning.unwrap_or_default()
+    };
+    for same in ["", "model = \"m\"", "api_key_env = \"KEY\""] {
+        let said = second(same, same);
+        assert!(
+            said.starts_with("seawall.toml:6:16: ")
+                && said.contains("`b` asks the same model at the same address")
+                && said.contains("as `a` above"),
+            "{said}"
+        );
+    }
+    for other in [
+        "model = \"m\"",
+        "api_key_env = \"KEY\"",
+        "base_url = \"http://localhost\"",
+        "context_tokens = 10000",
+    ] {
+        assert_eq!(second("", other), "", "{other}");
+    }
+    for (text, model, known) in [
+        ("[targets.a]\nmodel = \"m\"", "m", "`a` asks for m already"),
+        (
+            "[targets.a]\n[targets.m]\nmodel = \"m\"\n[routes.default]\nladder = [\"a\", \"m\"]",
+            "m",
+            "`m` stands in the ladder already",
+        ),
+    ] {
+        let over = Overrides {
+            fallback: vec![model.into()],
+            ..Overrides::default()
+        };
+        let before = parse(text).unwrap();
+        let config = flags(text, &over).unwrap();
+        let [warning] = &config.warnings[..] else {
+            panic!("one warning expected: {:?}", config.warnings)
+        };
+        let said = warning.to_string();
+        assert!(
+            said.starts_with("--fallback: ") && said.contains(known),
+            "{said}"
+        );
+        let ladder = |config: &Config| config.routes[DEFAULT_ROUTE].ladder.clone();
+        assert_eq!(ladder(&config), ladder(&before));
+        assert_eq!(config.targets.len(), before.targets.len());
+    }
+}
+
+#[test]
+fn a_static_answer_for_some_causes_still_stands_last() {
+    let (rungs, warnings) = warned("[\"a\", { rung = \"static\", on = [\"refused\"] }, \"b\"]");
+    assert_eq!(rungs, ["a", "static"]);
+    let [warning] = &warnings[..] else {
+        panic!("one warning expected: {warnings:?}")
+    };
+    assert!(
+        warning.contains("`b` is dead: nothing stands behind \"static\"; move that to the end"),
+        "{warning}"
+    );
+}
+
+#[test]
+fn a_ladder_of_the_wrong_type_is_not_missing_too() {
+    refused(
+        "[targets.a]\n[targets.b]\n[routes.default]\nladder = \"a\"",
+        "seawall.toml:4:10:",
+        &["`routes.default.ladder` is a text", "write a list"],
+    );
+}
+
+#[test]
 fn a_rung_with_the_same_credential_is_not_reached_for_the_sake_of_another() {
     let (rungs, warnings) = warned(
         "[\"a\", { rung = \"b\", on = [\"credential\"] }, { rung = \"c\", on = [\"credential\"] }, \"static\"]",
@@ -325,7 +440,7 @@ fn a_target_says_what_it_cannot_carry() {
 fn a_rung_without_more_room_is_not_reached_for_the_sake_of_it() {
     let unreachable = |above: &str, here: &str| {
         let text = format!(
-            "[targets.a]\n{above}\n[targets.b]\n{here}\n[routes.default]\nladder = [\"a\", {{ rung = \"b\", on = [\"context_too_long\", \"credential\"] }}]"
+            "[targets.a]\n{above}\n[targets.b]\nbase_url = \"http://localhost\"\n{here}\n[routes.default]\nladder = [\"a\", {{ rung = \"b\", on = [\"context_too_long\", \"credential\"] }}]"
         );
         let config = parse(&text).unwrap();
         assert!(config.warnings.len() <= 1, "{:?}", config.warnings);
@@ -334,8 +449,8 @@ fn a_rung_without_more_room_is_not_reached_for_the_sake_of_it() {
     };
     for (above, here, why) in [
         (
-            "context_tokens = 10",
-            "context_tokens = 10",
+            "context_tokens = 10000",
+            "context_tokens = 10000",
             "as large a request",
         ),
         ("", "", "as large a request"),
@@ -350,10 +465,10 @@ fn a_rung_without_more_room_is_not_reached_for_the_sake_of_it() {
         );
     }
     for (above, here) in [
-        ("context_tokens = 10", "context_tokens = 11"),
-        ("context_tokens = 10", ""),
-        ("model = \"unheard-of\"", "context_tokens = 10"),
-        ("", "context_tokens = 10"),
+        ("context_tokens = 10000", "context_tokens = 11000"),
+        ("context_tokens = 10000", ""),
+        ("model = \"unheard-of\"", "context_tokens = 10000"),
+        ("", "context_tokens = 10000"),
     ] {
         assert_eq!(unreachable(above, here), "", "{above} {here}");
     }

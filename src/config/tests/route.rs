@@ -175,3 +175,36 @@ fn time_that_no_target_may_use_is_pointed_out() {
         ""
     );
 }
+
+#[test]
+fn a_hedge_that_no_target_takes_is_pointed_out() {
+    let warnings = |on: &str| {
+        let text = format!(
+            "{TWO}ladder = [\"a\", {{ rung = \"b\", on = [{on}] }}]\nhedge = {{ on = \"next\" }}"
+        );
+        parse(&text).unwrap().warnings
+    };
+    let [warning] = &warnings("\"quota\"")[..] else {
+        panic!("one warning expected")
+    };
+    let said = warning.to_string();
+    assert!(
+        said.contains("hedge.on` is \"next\"") && said.contains("\"attempts_spent\" leads"),
+        "{said}"
+    );
+    assert_eq!(warning.place.as_ref().map(|place| place.column), Some(16));
+    assert_eq!(warnings("\"attempts_spent\""), []);
+}
+
+#[test]
+fn a_time_without_quotes_is_told_its_form() {
+    refused(
+        "[routes.default]\nretry = { base = 500 }",
+        "seawall.toml:2:18:",
+        &[
+            "is a whole number",
+            "a time with its unit in quotes",
+            "\"500ms\"",
+        ],
+    );
+}

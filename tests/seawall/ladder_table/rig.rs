@@ -1,5 +1,6 @@
 //! Two targets and the client in front of them, in virtual time.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,12 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use seawall::cache::{Entry, Fingerprint, KeyParts, Scope, Settings as StoreSettings, Store};
 use seawall::client::Seawall;
 use seawall::client::ask::{Ask, Report};
+use seawall::client::message_stream::Answered;
 use seawall::config::Environment;
 use seawall::error::Error;
 use seawall::message::Message;
@@ -39,7 +41,12 @@ const STATIC: &str = "The harbour is closed.";
 /// How a call ended.
 #[derive(Debug)]
 pub(crate) enum Got {
-    Answer { text: String, report: Report },
+    Answer {
+        text: String,
+        /// Whether the model declined.
+        declined: bool,
+        report: Report,
+    },
     Error(Failed),
 }
 
@@ -62,13 +69,16 @@ pub(crate) struct Seen {
     pub(crate) of_first: String,
     pub(crate) of_second: String,
     pub(crate) of_cache: String,
-    pub(crate) of_static: String,
+    pub(crate) of_static: &'static str,
+    pub(crate) of_refusal: &'static str,
 }
 
 /// A cache file with an old answer, and what every place says.
 pub(crate) struct Kept {
     file: PathBuf,
     text: String,
+    /// By the provider's seed, the model and whether there is an image.
+    said: Mutex<BTreeMap<(u64, &'static str, bool), String>>,
 }
 
 /// Files of one process differ.
@@ -116,7 +126,23 @@ impl Kept {
         );
         store.put(named.unwrap().key, entry.unwrap());
         store.close().await;
-        Self { file, text }
+        Self {
+            file,
+            text,
+            said: Mutex::default(),
+        }
+    }
+
+    /// What a provider says to the request when nothing befalls it.
+    async fn said(&self, of: (u64, &'static str, bool), sim: &Arc<Sim>) -> String {
+        let known = self.said.lock().get(&of).cloned();
+        if let Some(known) = known {
+            return known;
+        }
+        let (_, model, image) = of;
+        let text = undisturbed(sim, &body_of(false, image), model).await;
+        self.said.lock().insert(of, text.clone());
+        text
     }
 }
 
@@ -142,17 +168,68 @@ impl Transport for Way {
             return self.second.send(request);
         }
         self.counts[0].fetch_add(1, Ordering::Relaxed);
+        let said = |status: u16, body: String| Response {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: HeaderMap::new(),
+            body: Body::from_bytes(Bytes::from(body)),
+        };
         let answer = match &*self.how.lock() {
-            Some(How::Says { status, body }) => Ok(Response {
-                status: StatusCode::from_u16(*status).unwrap(),
-                headers: HeaderMap::new(),
-                body: Body::from_bytes(Bytes::from(body.clone())),
-            }),
+            Some(How::Says { status, body }) => Ok(said(*status, body.clone())),
+            Some(How::Declines) => {
+                let (kind, body) = declined(&request.body);
+                let mut answer = said(200, body);
+                answer
+                    .headers
+                    .insert("content-type", HeaderValue::from_static(kind));
+                Ok(answer)
+            }
             Some(How::Breaks(broken)) => Err(TransportError::new(*broken)),
             _ => return self.first.send(request),
         };
         std::future::ready(answer).boxed()
     }
+}
+
+/// What a model says that will not answer.
+const DECLINED: &str = "I can't help with";
+
+/// An answer that ends in a refusal, in the form that was asked for.
+fn declined(request: &[u8]) -> (&'static str, String) {
+    let asked: Value = serde_json::from_slice(request).unwrap();
+    let mut message = json!({
+        "id": "msg_02", "type": "message", "role": "assistant", "model": asked["model"],
+        "content": [{ "type": "text", "text": DECLINED }],
+        "stop_reason": "refusal", "stop_sequence": null,
+        "usage": { "input_tokens": 9, "output_tokens": 4 },
+    });
+    if asked["stream"] != json!(true) {
+        return ("application/json", message.to_string());
+    }
+    message["content"] = json!([]);
+    message["stop_reason"] = Value::Null;
+    let events = [
+        json!({ "type": "message_start", "message": message }),
+        json!({
+            "type": "content_block_start", "index": 0,
+            "content_block": { "type": "text", "text": "" },
+        }),
+        json!({
+            "type": "content_block_delta", "index": 0,
+            "delta": { "type": "text_delta", "text": DECLINED },
+        }),
+        json!({ "type": "content_block_stop", "index": 0 }),
+        json!({
+            "type": "message_delta",
+            "delta": { "stop_reason": "refusal", "stop_sequence": null },
+            "usage": { "output_tokens": 4 },
+        }),
+        json!({ "type": "message_stop" }),
+    ];
+    let event = |event: &Value| {
+        let name = event["type"].as_str().unwrap();
+        format!("event: {name}\ndata: {event}\n\n")
+    };
+    ("text/event-stream", events.iter().map(event).collect())
 }
 
 fn body_of(stream: bool, image: bool) -> String {
@@ -169,17 +246,16 @@ fn body_of(stream: bool, image: bool) -> String {
 }
 
 fn config(cell: &Cell, file: Option<&PathBuf>) -> String {
-    let on = cell
-        .on
-        .map(|on| format!("{{ rung = \"second\", on = [\"{on}\"] }}"));
     let second = match cell.second {
         Second::None => None,
-        Second::OtherModel | Second::OtherKey => {
-            Some(on.unwrap_or_else(|| "\"second\"".to_owned()))
-        }
-        Second::Static => Some("\"static\"".to_owned()),
-        _ => Some("\"cache\"".to_owned()),
+        Second::OtherModel | Second::OtherKey => Some("second"),
+        Second::Static => Some("static"),
+        Second::CacheFresh | Second::CacheStale | Second::CacheEmpty => Some("cache"),
     };
+    let second = second.map(|rung| match cell.on {
+        Some(on) => format!("{{ rung = \"{rung}\", on = [\"{on}\"] }}"),
+        None => format!("\"{rung}\""),
+    });
     let is_static = cell.ends_static || cell.second == Second::Static;
     let below = cell.ends_static.then(|| "\"static\"".to_owned());
     let ladder: Vec<String> = ["\"first\"".to_owned()]
@@ -198,10 +274,9 @@ fn config(cell: &Cell, file: Option<&PathBuf>) -> String {
         Second::OtherKey => "KEY_B",
         _ => "KEY_A",
     };
-    let cannot = if cell.state == State::Unfit {
-        "cannot = [\"images\"]"
-    } else {
-        ""
+    let cannot = |state| match state {
+        State::Unfit => "cannot = [\"images\"]",
+        _ => "",
     };
     format!(
         r#"
@@ -212,20 +287,29 @@ delivery = "complete"
 retry = {{ attempts = {ATTEMPTS} }}
 timeouts = {{ connect = "1s", headers = "1s", first_content = "2s", stall = "2s", events = "4s", total = "18s" }}
 {text}
-[routes.warm]
+[routes.warm-first]
+ladder = ["first"]
+[routes.warm-second]
 ladder = ["second"]
+[quotas.first]
+[quotas.second]
 [targets.first]
 base_url = "http://first"
 api_key_env = "KEY_A"
 model = "{SMALL}"
+quota = "first"
+{}
 [targets.second]
 base_url = "http://second"
 api_key_env = "{key}"
 model = "{model}"
-{cannot}
+quota = "second"
+{}
 {}
 "#,
         ladder.join(", "),
+        cannot(cell.of_first()),
+        cannot(cell.state),
         disk.unwrap_or_default(),
     )
 }
@@ -252,26 +336,19 @@ async fn undisturbed(sim: &Arc<Sim>, body: &str, model: &str) -> String {
     Message::from_body(&bytes).unwrap().text()
 }
 
-/// Brings the second target into its state.
-async fn set_state(seawall: &Seawall, state: State) {
+/// Brings a target into its state.
+async fn set_state(seawall: &Seawall, target: &str, state: State) {
     if matches!(state, State::Healthy | State::Unfit) {
         return;
     }
     let mut ask = Ask::messages(HeaderMap::new(), body_of(false, false).into());
-    ask.route = Some("warm".to_owned());
+    ask.route = Some(format!("warm-{target}"));
     seawall.call(ask).await.unwrap();
     let system = seawall.system();
     if state == State::Open {
-        system
-            .known_target("second")
-            .unwrap()
-            .force(Mode::ForcedOpen);
+        system.known_target(target).unwrap().force(Mode::ForcedOpen);
     } else {
-        let shown = seawall.snapshot();
-        let [quota] = &shown.limiters[..] else {
-            panic!("{shown:?}");
-        };
-        let quota = system.known_quota(&quota.name).unwrap();
+        let quota = system.known_quota(target).unwrap();
         quota.learn(Learned {
             stop_for: Some(Duration::from_hours(1)),
             ..Learned::default()
@@ -279,9 +356,15 @@ async fn set_state(seawall: &Seawall, state: State) {
     }
 }
 
-fn read(result: Result<(String, Report), Error>) -> Got {
+fn read(result: Result<Answered, Error>) -> Got {
     let error = match result {
-        Ok((text, report)) => return Got::Answer { text, report },
+        Ok(answered) => {
+            return Got::Answer {
+                text: answered.message.text(),
+                declined: answered.message.stop_reason.as_deref() == Some("refusal"),
+                report: answered.report,
+            };
+        }
         Err(error) => error,
     };
     let (label, kind) = match &error {
@@ -334,7 +417,6 @@ impl Rig {
             _ => None,
         });
         let seawall = client_in(keys, way.clone(), &config(cell, file.as_ref()), 1).await;
-        set_state(&seawall, cell.state).await;
         Self {
             first,
             second,
@@ -355,7 +437,7 @@ impl Rig {
         let fault = match how {
             How::Fault(fault) => Some(fault.clone()),
             How::Leaves => Some(Fault::new(FaultKind::NoAnswer)),
-            How::Says { .. } | How::Breaks(_) => None,
+            How::Says { .. } | How::Breaks(_) | How::Declines | How::Is(_) => None,
         };
         self.first.set_faults(Vec::from_iter(fault)).unwrap();
         *self.way.how.lock() = Some(how.clone());
@@ -380,10 +462,11 @@ impl Rig {
 /// Plays one cell.
 pub(crate) async fn play(cell: &Cell, kept: &Kept) -> Seen {
     let rig = Rig::start(cell, kept).await;
-    let body = body_of(cell.stream, cell.state == State::Unfit);
-    let mut ask = Ask::messages(HeaderMap::new(), body.clone().into());
-    let of_first = undisturbed(&rig.first, &body, SMALL).await;
-    let of_second = undisturbed(&rig.second, &body, second_model(cell.second)).await;
+    let image = [cell.of_first(), cell.state].contains(&State::Unfit);
+    let mut ask = Ask::messages(HeaderMap::new(), body_of(cell.stream, image).into());
+    let of_first = kept.said((1, SMALL, image), &rig.first).await;
+    let second = second_model(cell.second);
+    let of_second = kept.said((2, second, image), &rig.second).await;
     let mut of_cache = of_first.clone();
     match cell.second {
         Second::CacheFresh => drop(rig.seawall.call(ask.clone()).await.unwrap()),
@@ -392,6 +475,9 @@ pub(crate) async fn play(cell: &Cell, kept: &Kept) -> Seen {
             of_cache.clone_from(&kept.text);
         }
         _ => {}
+    }
+    for (target, state) in [("first", cell.of_first()), ("second", cell.state)] {
+        set_state(&rig.seawall, target, state).await;
     }
     rig.fail(&cell.trouble.how);
     ask.fallback = cell.fallback;
@@ -402,7 +488,7 @@ pub(crate) async fn play(cell: &Cell, kept: &Kept) -> Seen {
         }
     };
     let (result, ()) = tokio::join!(rig.seawall.call(ask), leave);
-    let got = read(result.map(|answered| (answered.message.text(), answered.report)));
+    let got = read(result);
     let [first, second] = rig.counts();
     rig.stop().await;
     Seen {
@@ -412,7 +498,8 @@ pub(crate) async fn play(cell: &Cell, kept: &Kept) -> Seen {
         of_first,
         of_second,
         of_cache,
-        of_static: STATIC.to_owned(),
+        of_static: STATIC,
+        of_refusal: DECLINED,
     }
 }
 
@@ -432,5 +519,6 @@ async fn load(seawall: &Seawall, way: &Way, ask: Ask) {
     });
     let answered = seawall.call(ask).await.unwrap();
     assert_eq!(&*answered.report.rung, "cache");
+    *way.how.lock() = None;
     tokio::time::pause();
 }

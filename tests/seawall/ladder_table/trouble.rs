@@ -7,6 +7,8 @@ use seawall::transport::Broken;
 use seawall::verdict::label;
 use serde_json::json;
 
+use super::State;
+
 /// What the first target does.
 #[derive(Debug, Clone)]
 pub(crate) enum How {
@@ -18,6 +20,10 @@ pub(crate) enum How {
     Breaks(Broken),
     /// Nothing comes back, and then the process is told to leave.
     Leaves,
+    /// The model answers that it will not answer.
+    Declines,
+    /// Nothing, since it is in this state before the call comes.
+    Is(State),
 }
 
 /// What is to be done about it.
@@ -43,6 +49,14 @@ pub(crate) enum Fate {
     Stands,
     /// Another may answer it, if the operator says so.
     Refused,
+    /// The same of a refusal that is an answer, and is else handed on as one.
+    Declined,
+    /// Its breaker lets nothing pass: elsewhere at once, else it is waited for.
+    Barred,
+    /// Its quota lets nothing pass in time.
+    UsedUp,
+    /// It can't carry the request and is skipped.
+    Unfit,
 }
 
 /// In which form it can happen.
@@ -66,7 +80,42 @@ pub(crate) struct Trouble {
     pub(crate) overloaded: bool,
 }
 
+/// The error that a call ends in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ending {
+    pub(crate) label: &'static str,
+    pub(crate) status: u16,
+    pub(crate) kind: &'static str,
+}
+
+impl Ending {
+    /// A breaker lets no call pass.
+    pub(crate) const BARRED: Self = Self::new("breaker_open", 503, "overloaded_error");
+    /// A quota has nothing left in time.
+    pub(crate) const USED_UP: Self = Self::new("quota_exhausted", 429, LIMITED);
+    /// No target can carry the request.
+    const UNFIT: Self = Self::new("unfit", 400, INVALID);
+
+    const fn new(label: &'static str, status: u16, kind: &'static str) -> Self {
+        Self {
+            label,
+            status,
+            kind,
+        }
+    }
+}
+
 impl Trouble {
+    pub(crate) const fn ending(&self) -> Ending {
+        Ending::new(self.label, self.status, self.kind)
+    }
+
+    /// What keeps a call from being sent to the first target at all.
+    const fn state(state: State, fate: Fate, ending: Ending) -> Self {
+        let error = (ending.status, ending.kind);
+        Self::new(ending.label, How::Is(state), fate, error)
+    }
+
     const fn new(label: &'static str, how: How, fate: Fate, error: (u16, &'static str)) -> Self {
         Self {
             label,
@@ -111,6 +160,30 @@ const LIMITED: &str = "rate_limit_error";
 /// Every verdict, at least once.
 pub(crate) fn all() -> Vec<Trouble> {
     [credentials(), requests(), quotas(), targets(), ways()].concat()
+}
+
+/// What keeps a call from the first target before it is sent.
+pub(crate) fn states() -> Vec<Trouble> {
+    vec![
+        Trouble::state(State::Open, Fate::Barred, Ending::BARRED),
+        Trouble::state(State::Exhausted, Fate::UsedUp, Ending::USED_UP),
+        Trouble::state(State::Unfit, Fate::Unfit, Ending::UNFIT),
+    ]
+}
+
+/// One of each kind, for what does not depend on the verdict but on what is done about it.
+pub(crate) fn kinds() -> Vec<Trouble> {
+    let mut kinds: Vec<Trouble> = Vec::new();
+    for trouble in all().into_iter().chain(states()) {
+        let same = |known: &Trouble| {
+            (known.fate, known.overloaded) == (trouble.fate, trouble.overloaded)
+                && known.form == trouble.form
+        };
+        if !kinds.iter().any(same) {
+            kinds.push(trouble);
+        }
+    }
+    kinds
 }
 
 fn credentials() -> Vec<Trouble> {
@@ -195,6 +268,7 @@ fn requests() -> Vec<Trouble> {
             Fate::Refused,
             (400, INVALID),
         ),
+        new(label::REFUSED, How::Declines, Fate::Declined, (200, "")),
     ]
 }
 

@@ -156,3 +156,39 @@ async fn an_answer_that_comes_after_the_headers_is_marked_in_the_stream() {
     idle(&seawall, &[&sim], TICK).await;
     seawall.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_late_answer_lost_and_passed_by_is_marked_in_the_stream() {
+    let config = format!(
+        "{UP}[targets.tiny]\nbase_url = \"http://sim\"\noutput_tokens = 50\n\
+         [targets.other]\nbase_url = \"http://sim\"\nmodel = \"claude-opus-4-6\"\noutput_tokens = 2000\n\
+         [routes.default]\nladder = [\"up\", \"tiny\", {{ rung = \"other\", lossy = [\"max_tokens\"] }}]\n\
+         delivery = \"complete\"\n"
+    );
+    let down = Fault::new(FaultKind::Unavailable).on_model("claude-sonnet");
+    let slow = Fault {
+        ttft: Some(SECOND * 25),
+        ..Fault::new(FaultKind::Slow)
+    };
+    let slow = slow.on_model("claude-opus");
+    let (seawall, sim) = in_front_of(settings(1, vec![down, slow]), &config).await;
+    let mut ask = asking(Shape::Text);
+    let body = String::from_utf8(ask.body.to_vec()).unwrap();
+    ask.body = body.replace("512", "4096").into();
+    let seen = call(&seawall, ask).await;
+    out_loud(&seen);
+    assert_eq!(seen.message().end, End::Whole);
+    let text = String::from_utf8(seen.bytes(false)).unwrap();
+    for mark in [
+        "rung: other",
+        "degraded: model",
+        "cause: attempts_spent",
+        "model: claude-opus-4-6",
+        "skipped: tiny=output_too_long",
+        "lost: max_tokens",
+    ] {
+        assert!(text.contains(&format!(": x-seawall-{mark}\n")), "{text}");
+    }
+    idle(&seawall, &[&sim], TICK).await;
+    seawall.stop().await;
+}

@@ -63,6 +63,11 @@ const fn other(word: &'static str, title: &'static str, happens: Happens) -> Fau
     }
 }
 
+/// The fault of a target that has too much to do.
+pub(super) const fn overloaded() -> Fault {
+    error("overloaded", "529", (529, "overloaded_error", "Overloaded"))
+}
+
 /// Every fault, in the order in which they are shown.
 pub(super) const FAULTS: [Fault; 16] = [
     other(
@@ -75,7 +80,7 @@ pub(super) const FAULTS: [Fault; 16] = [
         "429 with a hint past the deadline",
         Happens::Limited { fits: false },
     ),
-    error("overloaded", "529", (529, "overloaded_error", "Overloaded")),
+    overloaded(),
     error(
         "server_error",
         "500",

@@ -8,6 +8,7 @@ use seawall::config::{
 };
 use serde_json::{Value, json};
 
+use super::carriage::{Fate, carriages};
 use super::outlook::{Foretold, outlook};
 use super::rehearsal::{Course, End};
 use super::words::whose_key;
@@ -97,6 +98,7 @@ fn route_as_json(config: &Config, route: &Route) -> Value {
             "on": hedge.on.as_str(),
             "after_ms": hedge.after.map(millis),
         })),
+        "requests": requests_as_json(config, route),
         "faults": faults_as_json(config, route),
     })
 }
@@ -113,6 +115,26 @@ fn rung_as_json(rung: &Rung) -> Value {
 
 fn features(features: Features) -> Vec<&'static str> {
     features.iter().map(Feature::as_str).collect()
+}
+
+/// What becomes of each kind of request on each target; null where that can't be foretold.
+fn requests_as_json(config: &Config, route: &Route) -> Value {
+    let Ok(all) = carriages(config, route) else {
+        return Value::Null;
+    };
+    let kinds = all.into_iter().map(|told| {
+        let targets = told.targets.iter().map(|(name, fate)| {
+            let skipped = match fate {
+                Fate::Skipped(why) => Some(why),
+                Fate::Carried(_) => None,
+            };
+            let fate = json!({ "skipped": skipped, "lost": fate.losses() });
+            (name.clone(), fate)
+        });
+        let targets: serde_json::Map<String, Value> = targets.collect();
+        (told.kind.word.to_owned(), Value::Object(targets))
+    });
+    Value::Object(kinds.collect())
 }
 
 /// What becomes of calls that meet a fault; null where that can't be foretold.

@@ -64,12 +64,17 @@ pub(super) enum End {
 ///
 /// Why the client can't be started.
 pub(super) fn play(config: &Config, route: &Route, scene: Scene) -> Result<Course, String> {
+    virtually(play_on(config, route, scene))?
+}
+
+/// Runs something in virtual time.
+pub(super) fn virtually<F: Future>(run: F) -> Result<F::Output, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .map_err(|error| error.to_string())?;
-    runtime.block_on(play_on(config, route, scene))
+    Ok(runtime.block_on(run))
 }
 
 async fn play_on(config: &Config, route: &Route, scene: Scene) -> Result<Course, String> {
@@ -133,7 +138,7 @@ async fn open_breakers(caller: &Caller<'_>, everywhere: bool, route: &Route) {
 }
 
 /// The config as it is rehearsed: nothing leaves the process, and no file is written.
-fn staged(config: &Config, route: &Route) -> Config {
+pub(super) fn staged(config: &Config, route: &Route) -> Config {
     let mut config = config.clone();
     config.organization = None;
     config.cache.disk = None;
@@ -161,12 +166,20 @@ fn host(index: usize) -> String {
 }
 
 /// The model that callers of the route ask for, as far as it can be known.
-fn asked(config: &Config, route: &Route) -> String {
+pub(super) fn asked(config: &Config, route: &Route) -> String {
     let exact = route.models.iter().map(ToString::to_string);
     let exact = exact.into_iter().find(|model| !model.contains('*'));
     let first = route.ladder.iter().find_map(|rung| rung.place.target());
     let own = || config.targets.get(first?)?.model.clone();
     exact.or_else(own).unwrap_or_else(|| "claude".to_owned())
+}
+
+/// The credential of a caller.
+pub(super) fn key() -> (HeaderName, HeaderValue) {
+    (
+        HeaderName::from_static("x-api-key"),
+        HeaderValue::from_static("rehearsal"),
+    )
 }
 
 struct Caller<'c> {
@@ -183,10 +196,8 @@ impl Caller<'_> {
             "messages": [{ "role": "user", "content": says }],
         });
         let mut headers = HeaderMap::new();
-        headers.insert(
-            HeaderName::from_static("x-api-key"),
-            HeaderValue::from_static("rehearsal"),
-        );
+        let (name, value) = key();
+        headers.insert(name, value);
         let mut ask = Ask::messages(headers, Bytes::from(body.to_string()));
         ask.route = Some(self.route.name.clone());
         match self.seawall.forward(ask).await {
@@ -257,7 +268,7 @@ fn runs(asked: &[String]) -> Vec<(String, u32)> {
 }
 
 /// A provider in memory: every target is a host of its own.
-struct Stage {
+pub(super) struct Stage {
     /// The targets' names, by the number of their host.
     names: Vec<String>,
     /// Those that have the fault.
@@ -275,15 +286,25 @@ impl Stage {
     fn new(config: &Config, route: &Route, scene: Scene) -> Self {
         let targets = route.ladder.iter().filter_map(|rung| rung.place.target());
         let most = if scene.everywhere { usize::MAX } else { 1 };
+        let faulty = targets.take(most).map(str::to_owned).collect();
+        Self::of(config, route, scene, faulty)
+    }
+
+    /// One on which these targets have the fault.
+    pub(super) fn of(config: &Config, route: &Route, scene: Scene, faulty: Vec<String>) -> Self {
         Self {
             names: config.targets.keys().cloned().collect(),
-            faulty: targets.take(most).map(str::to_owned).collect(),
+            faulty,
             scene,
             total: route.timeouts.total,
             fails: AtomicBool::new(false),
             keeps: AtomicBool::new(false),
             asked: Mutex::default(),
         }
+    }
+
+    pub(super) fn begin_fault(&self) {
+        self.fails.store(true, Ordering::Relaxed);
     }
 
     fn name_of(&self, request: &Request) -> String {

@@ -5,9 +5,11 @@ use seawall::config::{DEFAULT_ROUTE, Environment, Overrides};
 
 use serde_json::json;
 
+use super::carriage::{Carriage, Fate, carriages, carry};
 use super::faults::FAULTS;
 use super::json::{as_json, refused_as_json};
 use super::outlook::foretell;
+use super::requests::KINDS;
 use super::words::{in_words, show};
 use super::*;
 
@@ -306,4 +308,102 @@ fn what_a_route_does_besides_its_ladder_is_said() {
     assert_eq!(shown["cache"]["memory_bytes"], json!(8 << 20));
     assert_eq!(shown["organization"]["refresh_ms"], json!(300_000));
     assert!(!shown.to_string().contains("very-secret") && !words.contains("very-secret"));
+}
+
+#[test]
+fn every_kind_of_request_needs_what_its_name_says() {
+    for (kind, cannot) in [
+        ("tools", "tools"),
+        ("forced_tools", "forced_tools"),
+        ("server_tools", "server_tools"),
+        ("images", "images"),
+        ("documents", "documents"),
+        ("citations", "citations"),
+        ("adaptive_thinking", "thinking"),
+        ("thinking_budget", "thinking"),
+        ("no_thinking", "no_thinking"),
+        ("earlier_thinking", "prompt_caching"),
+        ("effort", "effort"),
+        ("json_schema", "json_schema"),
+        ("prompt_caching", "prompt_caching"),
+        ("sampling", "sampling"),
+        ("prefill", "prefill"),
+        ("fast_mode", "fast_mode"),
+        ("inference_geo", "inference_geo"),
+    ] {
+        let text = format!(
+            "[targets.a]\n[targets.b]\nmodel = \"n\"\ncannot = [\"{cannot}\"]\n[routes.default]\nladder = [\"a\", \"b\"]"
+        );
+        let config = config(&text);
+        let sent = KINDS.into_iter().find(|known| known.word == kind);
+        let told = carry(&config, &config.routes[DEFAULT_ROUTE], sent.expect(kind));
+        let skipped = Fate::Skipped(format!("cannot_{cannot}"));
+        assert_eq!(
+            told.expect("a client that starts").targets,
+            [("a".to_owned(), Fate::AS_IT_IS), ("b".to_owned(), skipped)],
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn what_targets_can_carry_is_said_once_for_all_that_fare_alike() {
+    let text = "[targets.new]\nmodel = \"claude-sonnet-5-5\"\n[targets.old]\nmodel = \"claude-haiku-4-5\"\ncannot = [\"images\"]\n[routes.default]\nladder = [\"cache\", \"new\", { rung = \"old\", on = [\"refused\"], lossy = [\"thinking\", \"max_tokens\"] }, \"static\"]\nstatic = { text = \"down\" }";
+    let config = config(text);
+    let words = in_words(&config);
+    for part in [
+        "    as they are on every target: text, tools, a forced call of a tool, web search, documents, citations, ",
+        "    images: rung 3 old is skipped (cannot_images)\n",
+        "    adaptive thinking: rung 3 old loses thinking\n",
+        "    thinking with a budget: rung 2 new is skipped (cannot_thinking)\n",
+        "    an agent's turn with its earlier thinking: rung 3 old loses thinking_blocks\n",
+        "    fast mode: rung 2 new is skipped (cannot_fast_mode), rung 3 old is skipped (cannot_fast_mode), so the call ends with invalid_request_error\n",
+        "    answers of up to 128,000 tokens: rung 3 old loses max_tokens\n",
+        "    prompts of about 500,000 tokens: rung 3 old is skipped (context_too_long)\n",
+    ] {
+        assert!(words.contains(part), "{part:?} is not in:\n{words}");
+    }
+    let shown = as_json(&config);
+    let requests = &shown["routes"]["default"]["requests"];
+    assert_eq!(
+        requests["images"],
+        json!({
+            "new": { "skipped": null, "lost": [] },
+            "old": { "skipped": "cannot_images", "lost": [] },
+        })
+    );
+    assert_eq!(
+        requests["answer_128k"]["old"],
+        json!({ "skipped": null, "lost": ["max_tokens"] })
+    );
+    assert_eq!(requests.as_object().expect("kinds").len(), KINDS.len());
+}
+
+#[test]
+fn a_lone_target_gets_everything_as_it_is() {
+    let config = config("[targets.a]\nmodel = \"claude-haiku-4-5\"");
+    let words = in_words(&config);
+    assert!(
+        words.contains("  every kind of request goes to its targets as it is; "),
+        "{words}"
+    );
+    let all = carriages(&config, &config.routes[DEFAULT_ROUTE]);
+    assert!(
+        all.expect("a client that starts")
+            .iter()
+            .all(Carriage::is_plain)
+    );
+}
+
+#[test]
+fn thinking_does_not_go_to_another_account() {
+    let words = |model: &str| {
+        let text = format!(
+            "[targets.a]\nmodel = \"{model}\"\n[targets.b]\nmodel = \"{model}\"\napi_key_env = \"K\"\n[routes.default]\nladder = [\"a\", \"b\"]"
+        );
+        in_words(&config(&text))
+    };
+    let loses = "an agent's turn with its earlier thinking: rung 2 b loses thinking_blocks\n";
+    assert!(words("claude-opus-5-5").contains(loses));
+    assert!(!words("claude-opus-5").contains("loses"));
 }

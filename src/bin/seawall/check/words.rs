@@ -9,6 +9,7 @@ use seawall::config::{
 };
 use seawall::size::Humane;
 
+use super::carriage::{Carriage, Fate, carriages};
 use super::outlook::{Outlook, outlook};
 
 /// A paragraph for the door, one for each route and one for what they share.
@@ -83,6 +84,7 @@ fn route_in_words(text: &mut String, config: &Config, route: &Route) {
     }
     attempts_in_words(text, route);
     extras_in_words(text, route);
+    carriages_in_words(text, config, route);
     outlook_in_words(text, config, route);
 }
 
@@ -222,6 +224,60 @@ fn extras_in_words(text: &mut String, route: &Route) {
             1,
             format_args!("an open breaker is probed by a tiny request of its own"),
         );
+    }
+}
+
+/// What becomes of the kinds of requests.
+fn carriages_in_words(text: &mut String, config: &Config, route: &Route) {
+    let all = match carriages(config, route) {
+        Ok(all) => all,
+        Err(why) => {
+            let words = format_args!("what targets can carry can't be foretold: {why}");
+            return line(text, 1, words);
+        }
+    };
+    let (plain, others): (Vec<_>, Vec<_>) = all.iter().partition(|told| told.is_plain());
+    if others.is_empty() {
+        const WORDS: &str =
+            "every kind of request goes to its targets as it is; what they refuse, they say";
+        return line(text, 1, format_args!("{WORDS}"));
+    }
+    line(text, 1, format_args!("what its targets can carry:"));
+    if !plain.is_empty() {
+        let titles: Vec<_> = plain.iter().map(|told| told.kind.title).collect();
+        let words = format_args!("as they are on every target: {}", titles.join(", "));
+        line(text, 2, words);
+    }
+    // Kinds that fare alike share a line.
+    let mut lines: Vec<(Vec<&str>, String)> = Vec::new();
+    for told in others {
+        let words = carriage_in_words(route, told);
+        match lines.iter_mut().find(|(_, known)| *known == words) {
+            Some((titles, _)) => titles.push(told.kind.title),
+            None => lines.push((vec![told.kind.title], words)),
+        }
+    }
+    for (titles, words) in lines {
+        line(text, 2, format_args!("{}: {words}", titles.join(", ")));
+    }
+}
+
+fn carriage_in_words(route: &Route, told: &Carriage) -> String {
+    let fates = told.targets.iter().filter_map(|(name, fate)| {
+        let mut rungs = route.ladder.iter();
+        let at = rungs.position(|rung| rung.place.target() == Some(name))?;
+        let words = match fate {
+            Fate::Carried(losses) if losses.is_empty() => return None,
+            Fate::Carried(losses) => format!("loses {losses}"),
+            Fate::Skipped(why) => format!("is skipped ({why})"),
+        };
+        Some(format!("rung {} {name} {words}", at + 1))
+    });
+    let fates = fates.collect::<Vec<_>>().join(", ");
+    if told.is_refused() {
+        format!("{fates}, so the call ends with invalid_request_error")
+    } else {
+        fates
     }
 }
 

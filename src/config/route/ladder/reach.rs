@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use seawall_actors::policy::ladder::{Cause, Causes};
 
-use super::{Place, Rung, Written, word};
-use crate::capability::Capabilities;
+use super::{Place, Rung, Written, cause_word};
+use crate::capability::{Capabilities, Features, LEAST_ANSWER, Misfit, Needs, fit};
 use crate::config::target::Target;
 
 /// Why no call would ever stand on a rung, whatever happens.
@@ -15,8 +15,12 @@ pub(super) fn why_dead(place: &Place, above: &[Rung], below: &[Written]) -> Opti
     let targets_below = below
         .iter()
         .any(|rung| rung.place.target().is_some() && !stands(&rung.place));
-    if stands(&Place::Static) {
-        return Some("\"static\" before it always answers");
+    if let Some(rung) = above.iter().find(|rung| rung.place == Place::Static) {
+        return Some(if rung.on == Place::Static.usually_on() {
+            "\"static\" before it always answers"
+        } else {
+            "nothing stands behind \"static\"; move that to the end, where its `on` holds as well"
+        });
     }
     match place {
         Place::Target(_) => stands(place).then_some("it was tried further up"),
@@ -48,13 +52,47 @@ pub(super) fn why_unreachable(
             .all(|other| here.shares_credential_with(other))
             .then_some("it has the same credential as every rung above"),
         Cause::TooLarge => has_no_more_room(here, &above),
+        Cause::LastResort => Some("only a cache or a fixed answer is one"),
         _ => None,
     };
     let mut all = Vec::new();
     for cause in on.iter() {
-        all.push(format!("`{}`: {}", word(cause), why(cause)?));
+        all.push(format!("`{}`: {}", cause_word(cause), why(cause)?));
     }
     (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// Why a target takes none of the requests that clients usually send: even a line of text asks for an
+/// answer of some length.
+pub(super) fn why_unfit(target: &Target, lossy: Features) -> Option<Misfit> {
+    let model = target.model.as_deref();
+    // Only limits are looked at, and versions of the API don't change those.
+    let mut known = Capabilities::of(model, "");
+    known.context_tokens = target.context_tokens.or(known.context_tokens);
+    known.output_tokens = target.output_tokens.or(known.output_tokens);
+    let usual = Needs {
+        max_tokens: Some(LEAST_ANSWER),
+        ..Needs::default()
+    };
+    fit(&usual, 1, &known, lossy).err()
+}
+
+/// The rung above that asks the same model at the same address with the same credential, for requests
+/// of the same length.
+pub(super) fn double<'l>(
+    here: &Target,
+    above: &'l [Rung],
+    targets: &BTreeMap<String, Target>,
+) -> Option<&'l Rung> {
+    above.iter().find(|rung| {
+        let other = rung.place.target().and_then(|name| targets.get(name));
+        other.is_some_and(|other| {
+            (&other.base_url, &other.model, other.provider)
+                == (&here.base_url, &here.model, here.provider)
+                && other.context_tokens == here.context_tokens
+                && other.shares_credential_with(here)
+        })
+    })
 }
 
 /// The tokens that fit into a target's context.

@@ -145,6 +145,7 @@ impl Rewrite {
             "mcp_servers" | "container" => Feature::ServerTools,
             "output_format" => Feature::JsonSchema,
             "speed" => Feature::FastMode,
+            "inference_geo" if value != "null" => Feature::InferenceGeo,
             "thinking" => return self.thinking(value),
             "context_management" => return self.context_management(value),
             "output_config" => return self.output_config(value),

@@ -184,6 +184,11 @@ impl<'de> Node<'_, 'de> {
                 let is_temperature = matches!(key, Key::Temperature);
                 self.top.seen.sampling(is_temperature, value.get());
             }
+            Key::InferenceGeo => {
+                if map.next_value::<&RawValue>()?.get() != "null" {
+                    self.top.seen.needs(Feature::InferenceGeo);
+                }
+            }
             Key::Speed => {
                 if map.next_value::<&RawValue>()?.get() == "\"fast\"" {
                     self.top.seen.needs(Feature::FastMode);
@@ -454,6 +459,7 @@ pub(super) enum Key {
     TopP,
     TopK,
     Speed,
+    InferenceGeo,
     Role,
     Citations,
     #[serde(other)]

@@ -66,6 +66,7 @@ impl Content {
             .with(Feature::Sampling)
             .with(Feature::Prefill)
             .with(Feature::FastMode)
+            .with(Feature::InferenceGeo)
             .with(Feature::MaxTokens);
         !self.planned.minus(elsewhere).is_empty()
     }

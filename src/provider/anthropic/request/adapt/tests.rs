@@ -77,6 +77,11 @@ fn each_loss_takes_its_own_out_and_leaves_the_rest_in_place() {
         ),
         (Feature::FastMode, r#"{"speed":"fast","b":2}"#, r#"{"b":2}"#),
         (
+            Feature::InferenceGeo,
+            r#"{"a":{"inference_geo":"us"},"inference_geo":"us"}"#,
+            r#"{"a":{"inference_geo":"us"}}"#,
+        ),
+        (
             Feature::ForcedTools,
             r#"{"tool_choice":{"type":"tool","name":"f","disable_parallel_tool_use":true},"tools":[{"name":"f","input_schema":{}}]}"#,
             r#"{"tool_choice":{"type":"auto","disable_parallel_tool_use":true},"tools":[{"name":"f","input_schema":{}}]}"#,

@@ -29,7 +29,7 @@ const BLOCKS: [&str; 16] = [
     r#"{"type":"tool_addition","tool":{}}"#,
 ];
 
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 15] = [
     r#""system":[{"type":"text","text":"s","cache_control":{"type":"ephemeral"}}]"#,
     r#""tools":[{"name":"f","input_schema":{}},{"type":"web_search_20250305","name":"web_search","cache_control":{}}]"#,
     r#""tool_choice":{"type":"tool","name":"f"}"#,
@@ -39,6 +39,7 @@ const FIELDS: [&str; 14] = [
     r#""temperature":0.5"#,
     r#""top_k":4"#,
     r#""speed":"fast""#,
+    r#""inference_geo":"us""#,
     r#""mcp_servers":[{}]"#,
     r#""container":"c""#,
     r#""cache_control":{"type":"ephemeral"}"#,

@@ -206,6 +206,7 @@ fn the_needs_of_every_recorded_request_are_found() {
     let rare = Features::from(Feature::AssistantDocuments)
         .with(Feature::TextCitations)
         .with(Feature::FastMode)
+        .with(Feature::InferenceGeo)
         .with(Feature::MaxTokens);
     assert!(
         all.is_empty() || seen.union(rare) == Features::all(),
