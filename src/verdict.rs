@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use seawall_actors::policy::ladder::Cause;
 use seawall_actors::verdict::{Again, Blame, Verdict};
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::provider::anthropic::headers::is_encoded;
@@ -134,36 +135,67 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestam
     }
 }
 
-/// Judges the whole body of a 2xx that should hold one JSON document.
+/// What the whole body of a success has to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Document {
+    /// A message: its `type` says so, and its `content` is a list. All else of it may be missing or
+    /// new, since not everybody who speaks this format sends every field.
+    Message,
+    /// A count of tokens.
+    TokenCount,
+    /// A JSON object of whatever shape.
+    Object,
+}
+
+impl Document {
+    const fn missed(self) -> &'static str {
+        match self {
+            Self::Message => "a whole body that is no message",
+            Self::TokenCount => "a whole body that is no count of tokens",
+            Self::Object => "a body that is no answer",
+        }
+    }
+}
+
+/// Judges the whole body of a 2xx that should hold `document`.
 ///
-/// A body that is cut short, is no JSON, or is an error in disguise is a failure of the target. A
-/// compressed body cannot be read and passes.
+/// A body that is cut short, is no JSON, is something else or is an error in disguise is a failure of
+/// the target. A compressed body cannot be read and passes.
 #[must_use]
-pub fn judge_answer(headers: &HeaderMap, body: &[u8], now: Timestamp) -> Judged {
-    if is_encoded(headers) {
-        return Judged::ok();
-    }
-    match serde_json::from_slice::<Outer<'_>>(body) {
-        Ok(Outer { kind: Some(kind) }) if kind.get() == "\"error\"" => judge_error(body, now),
-        Ok(_) => Judged::ok(),
-        Err(cut) if cut.is_eof() => judge_truncated(),
-        Err(_) => judge_malformed("a body that is not valid JSON"),
-    }
+pub fn judge_answer(
+    document: Document,
+    headers: &HeaderMap,
+    body: &[u8],
+    now: Timestamp,
+) -> Judged {
+    read_answer(document, headers, body, now).0
 }
 
 /// [`judge_answer`], and what the answer used, in one reading.
 pub(crate) fn read_answer(
+    document: Document,
     headers: &HeaderMap,
     body: &[u8],
     now: Timestamp,
 ) -> (Judged, Option<Usage>) {
-    if !is_encoded(headers)
-        && let Ok(Whole { kind, usage }) = serde_json::from_slice(body)
-        && kind.is_none_or(|kind: &RawValue| kind.get() != "\"error\"")
-    {
-        return (Judged::ok(), usage);
+    if is_encoded(headers) {
+        return (Judged::ok(), None);
     }
-    (judge_answer(headers, body, now), Usage::from_body(body))
+    if let Ok(outer) = Outer::<Usage>::read(body)
+        && outer.is_a(document)
+    {
+        return (Judged::ok(), outer.usage);
+    }
+    // Rare: no such document, or one whose usage can't be read.
+    let judged = match Outer::<IgnoredAny>::read(body) {
+        Ok(outer) if outer.is_error() => judge_error(body, now),
+        Ok(outer) if outer.is_a(document) => Judged::ok(),
+        Ok(_) => judge_malformed(document.missed()),
+        Err(cut) if cut.is_eof() => judge_truncated(),
+        Err(_) => judge_malformed("a body that is no JSON object"),
+    };
+    (judged, None)
 }
 
 /// Judges an answer that holds what no answer can; `what` says what that is.
@@ -334,11 +366,44 @@ fn unreadable(status: StatusCode) -> String {
     )
 }
 
-/// The outermost field that tells an answer from an error.
+/// The outermost fields that tell what a body is, and what is billed.
 #[derive(serde::Deserialize)]
-struct Outer<'a> {
+struct Outer<'a, U> {
     #[serde(borrow, rename = "type")]
     kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    input_tokens: Option<&'a RawValue>,
+    usage: Option<U>,
+}
+
+impl<'a, U: serde::Deserialize<'a>> Outer<'a, U> {
+    fn read(body: &'a [u8]) -> serde_json::Result<Self> {
+        // serde would read the fields out of a list too.
+        if body.trim_ascii_start().starts_with(b"[") {
+            return Err(serde::de::Error::custom("a list"));
+        }
+        serde_json::from_slice(body)
+    }
+
+    fn is_error(&self) -> bool {
+        self.kind.is_some_and(|kind| kind.get() == "\"error\"")
+    }
+
+    fn is_a(&self, document: Document) -> bool {
+        let begins = |value: Option<&RawValue>, with: fn(char) -> bool| {
+            value.is_some_and(|value| value.get().starts_with(with))
+        };
+        match document {
+            Document::Message => {
+                self.kind.is_some_and(|kind| kind.get() == "\"message\"")
+                    && begins(self.content, |c| c == '[')
+            }
+            Document::TokenCount => begins(self.input_tokens, |c| c.is_ascii_digit()),
+            Document::Object => !self.is_error(),
+        }
+    }
 }
 
 /// Why an answer ended.
@@ -346,14 +411,6 @@ struct Outer<'a> {
 struct Stopped<'a> {
     #[serde(borrow, rename = "stop_reason")]
     reason: Option<&'a RawValue>,
-}
-
-/// The same, and what is billed.
-#[derive(serde::Deserialize)]
-struct Whole<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Option<&'a RawValue>,
-    usage: Option<Usage>,
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use seawall_actors::policy::quota::{Axis, AxisWord, Cost, Learned, RefusedBy};
 use seawall_actors::verdict::Verdict;
 use tokio::time::{Instant, timeout_at};
 
+use super::ask::Endpoint;
 use super::exchange::{Exchange, OnTheWire, Prepared};
 use super::opening;
 use super::stream::Watched;
@@ -25,7 +26,7 @@ use crate::provider::anthropic::usage::{Tokens, Usage};
 use crate::transport::{Body, Response};
 use crate::verdict::{
     Axes, Judged, LimitKind, Timeout, is_refusal, judge, judge_broken, judge_draining,
-    judge_refusal, judge_timeout, judge_truncated, read_answer,
+    judge_malformed, judge_refusal, judge_timeout, judge_truncated, read_answer,
 };
 
 /// The provider's answer to one attempt.
@@ -132,6 +133,11 @@ async fn send(
     let now = Timestamp::now();
     let limits = RateLimits::read(response.status, &response.headers, now);
     let learned = learned(&limits);
+    if response.status.is_informational() {
+        // The connection may speak another protocol from here on, so nothing more is read.
+        let judged = judge_malformed("a status line that is no answer");
+        return fail(exchange, attempt, judged, None, (None, learned));
+    }
     if !response.status.is_success() {
         // Boxed, as is the next: what is rare must not swell every call's future.
         return refused(exchange, attempt, response, learned, now)
@@ -143,7 +149,13 @@ async fn send(
         accepted: true,
         ..learned.unwrap_or_default()
     });
-    if is_event_stream(&response.headers, exchange.streams) {
+    if exchange.endpoint == Endpoint::Messages
+        && is_event_stream(&response.headers, exchange.streams)
+    {
+        if !exchange.streams {
+            let judged = judge_malformed("a stream in place of a whole message");
+            return fail(exchange, attempt, judged, None, (None, None));
+        }
         return opening::open(exchange, prepared, attempt, response)
             .boxed()
             .await;
@@ -173,10 +185,14 @@ async fn whole(
         Ok(bytes) => bytes,
         Err(judged) => return fail(exchange, attempt, judged, None, (None, None)),
     };
-    let (judged, usage) = if exchange.is_json() {
-        read_answer(&headers, &bytes, now)
+    let (judged, usage) = match exchange.document() {
+        Some(document) => read_answer(document, &headers, &bytes, now),
+        None => (Judged::ok(), Usage::from_body(&bytes)),
+    };
+    let judged = if judged.verdict.is_ok() && exchange.is_stream() {
+        judge_malformed("a whole message in place of a stream")
     } else {
-        (Judged::ok(), Usage::from_body(&bytes))
+        judged
     };
     if !judged.verdict.is_ok() {
         let learned = from_inside(&judged, false);

@@ -27,7 +27,7 @@ use crate::provider::anthropic::stream::StreamWatch;
 use crate::provider::anthropic::usage::{Tokens, Usage};
 use crate::telemetry::{self, CallRecord, SpendCap, Spent, Telemetry};
 use crate::transport::{Request, Transport};
-use crate::verdict::{Judged, LimitKind, Timeout, judge_timeout};
+use crate::verdict::{Document, Judged, LimitKind, Timeout, judge_timeout};
 
 /// Part of the time left that one attempt without streaming may use.
 const WHOLE_SHARE: f64 = 0.6;
@@ -157,11 +157,18 @@ impl Exchange {
         }
     }
 
-    /// Whether a success must be a JSON document.
-    pub(super) fn is_json(&self) -> bool {
-        matches!(self.endpoint, Endpoint::Messages | Endpoint::CountTokens)
-            || self.endpoint.method() == Method::GET
-                && self.endpoint.path().starts_with("/v1/models")
+    /// What a whole success must hold, where that is known.
+    pub(super) fn document(&self) -> Option<Document> {
+        match self.endpoint {
+            Endpoint::Messages => Some(Document::Message),
+            Endpoint::CountTokens => Some(Document::TokenCount),
+            _ if self.endpoint.method() == Method::GET
+                && self.endpoint.path().starts_with("/v1/models") =>
+            {
+                Some(Document::Object)
+            }
+            _ => None,
+        }
     }
 
     /// From here on the call leaves a record, whatever becomes of it.

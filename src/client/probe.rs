@@ -13,7 +13,7 @@ use super::exchange::Prepared;
 use crate::provider::anthropic::limits::RateLimits;
 use crate::telemetry::Telemetry;
 use crate::transport::{Request, TransportError};
-use crate::verdict::{Judged, judge, judge_broken, read_answer};
+use crate::verdict::{Document, Judged, judge, judge_broken, read_answer};
 
 /// Asks the target of a prepared rung for one token, with the same credential.
 pub(super) async fn probe(
@@ -42,7 +42,7 @@ pub(super) async fn probe(
     let (status, judged, usage, limits) = match answered.await {
         Ok((status, headers, body, limits)) => {
             let (judged, usage) = if status.is_success() {
-                read_answer(&headers, &body, now)
+                read_answer(Document::Message, &headers, &body, now)
             } else {
                 (judge(status, &headers, &body, now), None)
             };

@@ -6,8 +6,8 @@ use proptest::prelude::{any, prop, proptest};
 use seawall_actors::verdict::{Again, Blame};
 
 use super::{
-    Advice, Judged, Timeout, judge, judge_answer, judge_broken, judge_stream_error, judge_timeout,
-    judge_truncated, label,
+    Advice, Document, Judged, Timeout, judge, judge_answer, judge_broken, judge_stream_error,
+    judge_timeout, judge_truncated, label,
 };
 use crate::transport::Broken;
 
@@ -530,15 +530,62 @@ fn an_error_inside_a_stream_is_judged_like_its_status() {
 #[test]
 fn a_whole_answer_is_a_success_only_if_it_is_whole() {
     let none = HeaderMap::new();
-    let judged = |body: &str| judge_answer(&none, body.as_bytes(), now()).verdict.label;
-    assert_eq!(judged(r#"{"type":"message","content":[]}"#), "ok");
-    assert_eq!(judged(r#"{"input_tokens":8}"#), "ok");
-    assert_eq!(judged(r#"{"type":"message","content":["#), label::TRUNCATED);
-    assert_eq!(judged(""), label::TRUNCATED);
-    assert_eq!(judged("<html>"), label::MALFORMED);
-    assert_eq!(judged(&error("overloaded_error", "m")), label::OVERLOADED);
     let gzip = headers(&[("content-encoding", "gzip")]);
-    assert!(judge_answer(&gzip, b"\x1f\x8b", now()).verdict.is_ok());
+    for document in [Document::Message, Document::TokenCount, Document::Object] {
+        let judged = |body: &str| {
+            judge_answer(document, &none, body.as_bytes(), now())
+                .verdict
+                .label
+        };
+        assert_eq!(judged(r#"{"type":"message","content":["#), label::TRUNCATED);
+        assert_eq!(judged(""), label::TRUNCATED);
+        for body in [
+            "<html>",
+            "[]",
+            r#"["message",[],5,null]"#,
+            "5",
+            "null",
+            "\"x\"",
+        ] {
+            assert_eq!(judged(body), label::MALFORMED, "{body}");
+        }
+        assert_eq!(judged(&error("overloaded_error", "m")), label::OVERLOADED);
+        assert!(
+            judge_answer(document, &gzip, b"\x1f\x8b", now())
+                .verdict
+                .is_ok()
+        );
+    }
+}
+
+#[test]
+fn a_whole_answer_is_a_success_only_if_it_is_what_was_asked_for() {
+    const MESSAGE: &str = r#"{"type":"message","content":[{"type":"new"}],"usage":3,"new":{}}"#;
+    const COUNT: &str = r#"{"input_tokens":8,"context_management":{}}"#;
+    const LIST: &str = r#"{"data":[],"has_more":false}"#;
+    use Document::{Message, Object, TokenCount};
+    for (body, is) in [
+        (MESSAGE, &[Message, Object][..]),
+        (COUNT, &[TokenCount, Object]),
+        (LIST, &[Object]),
+        (r#"{"hello":"world"}"#, &[Object]),
+        ("{}", &[Object]),
+        (r#"{"type":"message"}"#, &[Object]),
+        (r#"{"type":"message","content":"hi"}"#, &[Object]),
+        (r#"{"content":[]}"#, &[Object]),
+        (r#"{"type":"completion","content":[]}"#, &[Object]),
+        (r#"{"input_tokens":"8"}"#, &[Object]),
+    ] {
+        for document in [Message, TokenCount, Object] {
+            let judged = judge_answer(document, &HeaderMap::new(), body.as_bytes(), now());
+            let expected = if is.contains(&document) {
+                "ok"
+            } else {
+                label::MALFORMED
+            };
+            assert_eq!(judged.verdict.label, expected, "{body} as {document:?}");
+        }
+    }
 }
 
 #[test]
@@ -634,8 +681,10 @@ proptest! {
                 proptest::prop_assert_eq!(seen.verdict.is_ok(), status.is_success());
                 proptest::prop_assert_eq!(seen.advice("somewhere").is_empty(), status.is_success());
                 for headers in [&map, &HeaderMap::new()] {
-                    let answer = judge_answer(headers, body, now).verdict;
-                    proptest::prop_assert!(answer.is_ok() || label::ALL.contains(&answer.label));
+                    for document in [Document::Message, Document::TokenCount, Document::Object] {
+                        let answer = judge_answer(document, headers, body, now).verdict;
+                        proptest::prop_assert!(answer.is_ok() || label::ALL.contains(&answer.label));
+                    }
                 }
             }
         }

@@ -9,7 +9,7 @@ use seawall::provider::anthropic::request::{RequestView, splice_model};
 use seawall::provider::anthropic::splice::continuation;
 use seawall::provider::anthropic::usage::Usage;
 use seawall::provider::anthropic::{plain_model, quota_group};
-use seawall::verdict::{judge, judge_answer, judge_stream_error};
+use seawall::verdict::{Document, judge, judge_answer, judge_stream_error};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
@@ -246,7 +246,8 @@ fn an_answer(source: &mut Source<'_>) -> &'static str {
     }
     let now = now(source);
     let is_json = serde_json::from_slice::<IgnoredAny>(&bytes).is_ok();
-    let judged = judge_answer(&HeaderMap::new(), &bytes, now);
+    let document = source.pick(&[Document::Message, Document::TokenCount, Document::Object]);
+    let judged = judge_answer(document, &HeaderMap::new(), &bytes, now);
     assert!(is_json || !judged.verdict.is_ok());
     if let Some(usage) = Usage::from_body(&bytes) {
         assert!(is_json);
@@ -278,7 +279,11 @@ fn an_answer(source: &mut Source<'_>) -> &'static str {
     if is_json && judged.verdict.is_ok() {
         let end = bytes.trim_ascii_end().len();
         let cut = &bytes[..source.below(end.max(1))];
-        assert!(!judge_answer(&HeaderMap::new(), cut, now).verdict.is_ok());
+        assert!(
+            !judge_answer(document, &HeaderMap::new(), cut, now)
+                .verdict
+                .is_ok()
+        );
     }
     match (judged.verdict.is_ok(), is_json) {
         (true, _) => "answer",

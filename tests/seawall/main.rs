@@ -25,6 +25,8 @@ mod estimates;
 #[cfg(test)]
 mod fallen_answers;
 #[cfg(test)]
+mod false_answers;
+#[cfg(test)]
 mod gateway;
 #[cfg(test)]
 mod gateway_abuse;

@@ -13,7 +13,7 @@ use seawall::provider::anthropic::request::{RequestView, splice_model};
 use seawall::provider::anthropic::stream::{End, StreamWatch};
 use seawall::provider::anthropic::usage::Usage;
 use seawall::transport::sse::SseDecoder;
-use seawall::verdict::{Axes, LimitKind, judge, judge_answer, label};
+use seawall::verdict::{Axes, Document, LimitKind, judge, judge_answer, label};
 use seawall_actors::verdict::{Again, Blame};
 use serde_json::{Value, json};
 
@@ -280,12 +280,17 @@ fn every_recorded_answer_is_whole_and_its_usage_is_read() {
             "{}",
             e.file
         );
-        let answer = judge_answer(&e.headers, e.body.as_bytes(), e.at).verdict;
+        let document = match &*e.kind {
+            "messages" => Document::Message,
+            "count_tokens" => Document::TokenCount,
+            _ => Document::Object,
+        };
+        let answer = judge_answer(document, &e.headers, e.body.as_bytes(), e.at).verdict;
         assert!(answer.is_ok(), "{}: {answer:?}", e.file);
         let cut = e.body.len() / 2;
         let half = e.body.as_bytes().get(..cut).expect("a half");
         assert_eq!(
-            judge_answer(&e.headers, half, e.at).verdict.label,
+            judge_answer(document, &e.headers, half, e.at).verdict.label,
             label::TRUNCATED,
             "{}",
             e.file

@@ -191,7 +191,7 @@ impl StreamWatch {
 
     fn read(&mut self, frame: SseFrame<'_>, now: Timestamp) -> Result<Seen, Rejected> {
         match &*kind(frame) {
-            "ping" => parse::<serde::de::IgnoredAny>(frame.data).map(|_| Seen::Ping),
+            "ping" => bare("ping", frame.data).map(|()| Seen::Ping),
             "error" => {
                 self.error
                     .get_or_insert_with(|| Box::new(judge_stream_error(frame.data, now)));
@@ -203,12 +203,13 @@ impl StreamWatch {
             "content_block_stop" => self.block_stop(frame.data),
             "message_delta" => self.message_delta(frame.data),
             "message_stop" => self.stop(frame.data),
-            _ => Ok(Seen::Other),
+            name => named(name, &said_kind(frame.data)).map(|()| Seen::Other),
         }
     }
 
     fn start(&mut self, data: &str) -> Result<Seen, Rejected> {
-        let start: Start = parse(data)?;
+        let start: Start<'_> = parse(data)?;
+        named("message_start", &start.kind)?;
         check(!self.started, "a second message_start")?;
         self.started = true;
         self.model = start.message.model;
@@ -225,6 +226,7 @@ impl StreamWatch {
 
     fn block_start(&mut self, data: &str) -> Result<Seen, Rejected> {
         let start: BlockStart<'_> = parse(data)?;
+        named("content_block_start", &start.kind)?;
         self.inside()?;
         check(self.open.is_none(), "a block inside a block")?;
         check(start.index == self.blocks, "a block out of its order")?;
@@ -239,6 +241,7 @@ impl StreamWatch {
 
     fn delta(&mut self, data: &str) -> Result<Seen, Rejected> {
         let piece: BlockDelta<'_> = parse(data)?;
+        named("content_block_delta", &piece.kind)?;
         self.inside()?;
         check(
             self.open == Some(piece.index),
@@ -254,7 +257,8 @@ impl StreamWatch {
     }
 
     fn block_stop(&mut self, data: &str) -> Result<Seen, Rejected> {
-        let stop: BlockStop = parse(data)?;
+        let stop: BlockStop<'_> = parse(data)?;
+        named("content_block_stop", &stop.kind)?;
         self.inside()?;
         check(
             self.open == Some(stop.index),
@@ -265,7 +269,8 @@ impl StreamWatch {
     }
 
     fn message_delta(&mut self, data: &str) -> Result<Seen, Rejected> {
-        let delta: MessageDelta = parse(data)?;
+        let delta: MessageDelta<'_> = parse(data)?;
+        named("message_delta", &delta.kind)?;
         self.inside()?;
         self.summed_up |= delta.usage.as_ref().is_some_and(|u| u.output.is_some());
         self.usage.overwrite(delta.usage.unwrap_or_default());
@@ -276,7 +281,7 @@ impl StreamWatch {
     }
 
     fn stop(&mut self, data: &str) -> Result<Seen, Rejected> {
-        let _: serde::de::IgnoredAny = parse(data)?;
+        bare("message_stop", data)?;
         check(self.started, "message_stop without message_start")?;
         check(self.open.is_none(), "message_stop inside a block")?;
         self.stopped = true;
@@ -288,10 +293,30 @@ impl StreamWatch {
 /// other.
 pub(super) fn kind(frame: SseFrame<'_>) -> Cow<'_, str> {
     if frame.event.is_empty() {
-        serde_json::from_str::<Kind<'_>>(frame.data).map_or(Cow::Borrowed(""), |k| k.kind)
+        said_kind(frame.data)
     } else {
         Cow::Borrowed(frame.event)
     }
+}
+
+/// The kind that an event's data says; empty where it says none.
+fn said_kind(data: &str) -> Cow<'_, str> {
+    serde_json::from_str::<Kind<'_>>(data).map_or(Cow::Borrowed(""), |k| k.kind)
+}
+
+/// Holds an event's name against its data's own type: some clients go by the one, others by the
+/// other, and would read two answers. Data may leave its type out.
+fn named(name: &str, said: &str) -> Result<(), Rejected> {
+    check(
+        said.is_empty() || said == name,
+        "an event under a false name",
+    )
+}
+
+/// Reads an event that says nothing but its kind.
+fn bare(name: &str, data: &str) -> Result<(), Rejected> {
+    let _: serde::de::IgnoredAny = parse(data)?;
+    named(name, &said_kind(data))
 }
 
 fn parse<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, Rejected> {
@@ -309,7 +334,9 @@ struct Kind<'a> {
 }
 
 #[derive(Deserialize)]
-struct Start {
+struct Start<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Cow<'a, str>,
     message: Message,
 }
 
@@ -323,6 +350,8 @@ struct Message {
 
 #[derive(Deserialize)]
 struct BlockStart<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Cow<'a, str>,
     index: u64,
     #[serde(borrow)]
     content_block: &'a RawValue,
@@ -330,6 +359,8 @@ struct BlockStart<'a> {
 
 #[derive(Deserialize)]
 struct BlockDelta<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Cow<'a, str>,
     index: u64,
     #[serde(borrow)]
     delta: Piece<'a>,
@@ -347,7 +378,9 @@ struct Piece<'a> {
 }
 
 #[derive(Deserialize)]
-struct BlockStop {
+struct BlockStop<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Cow<'a, str>,
     index: u64,
 }
 
@@ -366,7 +399,9 @@ struct Block<'a> {
 }
 
 #[derive(Deserialize)]
-struct MessageDelta {
+struct MessageDelta<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Cow<'a, str>,
     #[serde(default)]
     delta: Option<Delta>,
     #[serde(default)]

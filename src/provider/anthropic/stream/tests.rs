@@ -59,6 +59,37 @@ fn a_whole_stream_is_complete_and_its_last_usage_counts() {
 }
 
 #[test]
+fn an_event_under_a_false_name_is_malformed_and_one_without_a_type_is_not() {
+    let all = [
+        ("message_start", START),
+        ("content_block_start", TEXT),
+        ("content_block_delta", DELTA),
+        ("content_block_stop", STOP),
+        ("message_delta", LAST),
+        ("message_stop", r#"{"type":"message_stop"}"#),
+        ("ping", r#"{"type": "ping"}"#),
+        ("brand_new_event", r#"{"type":"brand_new_event"}"#),
+    ];
+    for (place, (name, _)) in all.into_iter().enumerate() {
+        for (other, (_, data)) in all.into_iter().enumerate() {
+            let (watch, seen) = watch(&[&all[..place], &[(name, data)]].concat());
+            let is_malformed = matches!(watch.end(), End::Malformed(_));
+            assert_eq!(is_malformed, other != place, "{name}, {data}: {seen:?}");
+        }
+    }
+    let typeless: Vec<_> = all
+        .iter()
+        .map(|(name, data)| {
+            let rest = data.split_once(',').map_or("}", |(_, rest)| rest);
+            (*name, format!("{{{rest}"))
+        })
+        .collect();
+    let typeless: Vec<_> = typeless.iter().map(|(n, d)| (*n, d.as_str())).collect();
+    let (watch, seen) = watch(&typeless);
+    assert_eq!(watch.end(), End::Complete, "{seen:?}");
+}
+
+#[test]
 fn a_stream_that_ends_without_its_stop_is_truncated_wherever_it_ends() {
     let all = [
         ("message_start", START),
