@@ -280,7 +280,7 @@ const fn refused_by(limit: LimitKind) -> Option<RefusedBy> {
         LimitKind::Connections => Some(RefusedBy::Connections),
         LimitKind::SpendCap { .. } | LimitKind::Window { .. } => Some(RefusedBy::Whole),
         // The first is another quota's word, the second the request's own fault.
-        LimitKind::FastMode | LimitKind::LargerThanBucket => None,
+        LimitKind::FastMode | LimitKind::LargerThanBucket | LimitKind::Unnamed => None,
     }
 }
 

@@ -62,6 +62,8 @@ pub enum Advice {
     FewerAtOnce,
     /// A subscription's window is used up.
     WindowSpent,
+    /// A limit without a name refused the request for good.
+    UnnamedLimit,
     /// The model has too much to do.
     Overloaded,
     /// A transient failure at the provider.
@@ -155,6 +157,9 @@ impl Advice {
             Self::FewerAtOnce => "Too many requests are open at once: lower the concurrency.",
             Self::WindowSpent => {
                 "The subscription's usage window is used up: wait for its reset, or use an API key."
+            }
+            Self::UnnamedLimit => {
+                "The provider refused the request by a limit that it does not name, and asks not to be sent it again: check the account's limits in its console."
             }
             Self::Overloaded => {
                 "The model is overloaded for everybody: wait, or let another model answer."

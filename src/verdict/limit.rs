@@ -41,6 +41,8 @@ pub enum LimitKind {
     Connections,
     /// One request that a full bucket cannot hold: waiting cannot help.
     LargerThanBucket,
+    /// One that the provider does not name: all it says is not to send this request again.
+    Unnamed,
 }
 
 impl LimitKind {
@@ -55,6 +57,7 @@ impl LimitKind {
             Self::Window { .. } => "window",
             Self::Connections => "connections",
             Self::LargerThanBucket => "larger_than_bucket",
+            Self::Unnamed => "unnamed",
         }
     }
 
@@ -114,13 +117,17 @@ impl LimitKind {
             return Self::Connections;
         }
         let (named, empty) = (wording::axes(message), Axes::empty(limits));
+        if limits.retry_after.is_none() && wording::is_spend_limit(message) {
+            return Self::SpendCap {
+                until: wording::date_in(message),
+            };
+        }
         if refused_for_good && limits.is_silent() {
-            // A proxy can lose the headers that tell these two apart; the wording is left. A spend
-            // cap names no bucket.
+            // A proxy can lose the headers; the wording is left.
             return if named.any() {
                 Self::LargerThanBucket
             } else {
-                Self::SpendCap { until: None }
+                Self::Unnamed
             };
         }
         let axes = if named.any() { named } else { empty };
@@ -148,7 +155,8 @@ impl LimitKind {
                     .then(|| window.reset_in.or(limits.retry_after))
                     .flatten()
             }
-            Self::FastMode | Self::LargerThanBucket => None,
+            // Nothing says that others are concerned by the last.
+            Self::FastMode | Self::LargerThanBucket | Self::Unnamed => None,
         }
     }
 }

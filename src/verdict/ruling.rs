@@ -118,6 +118,7 @@ impl Ruling {
             LimitKind::FastMode => Self::quota(label::RATE_LIMITED, Advice::DropFastMode),
             LimitKind::Window { .. } => Self::quota(label::RATE_LIMITED, Advice::WindowSpent),
             LimitKind::Connections => Self::quota(label::CONCURRENCY_LIMIT, Advice::FewerAtOnce),
+            LimitKind::Unnamed => Self::quota(label::RATE_LIMITED, Advice::UnnamedLimit),
             LimitKind::LargerThanBucket => Self::caller(
                 label::TOO_LARGE_FOR_QUOTA,
                 Again::Elsewhere,

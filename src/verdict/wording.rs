@@ -14,6 +14,14 @@ pub(super) fn is_own_spend_limit(message: &str) -> bool {
     message.starts_with("You have reached your specified") && message.contains("usage limits")
 }
 
+/// A cap on spending, in a 429 without a code: the provider's own gateway sends such.
+pub(super) fn is_spend_limit(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    ["spend limit", "spending limit", "spend cap", "usage limits"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
 /// The prepaid credit is used up; it comes as a 400.
 pub(super) fn is_credit_balance(message: &str) -> bool {
     message.starts_with("Your credit balance is too low")

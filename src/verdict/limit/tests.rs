@@ -3,6 +3,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use proptest::prelude::{any, prop, proptest};
+use seawall_actors::policy::ladder::Cause;
 use seawall_actors::verdict::{Again, Blame};
 
 use super::{Axes, LimitKind, UNTOLD_CAP};
@@ -262,6 +263,23 @@ fn a_spend_cap_lasts_to_its_date_and_is_not_sent_again() {
     }
     let unsaid = judge_stream_error(&coded("enforced_spend_limit_reached", "x"), now());
     assert_eq!(unsaid.stop_for, secs(561_600));
+}
+
+#[test]
+fn a_refusal_that_names_no_limit_is_taken_for_no_spend_cap() {
+    for headers in [&[][..], &[("retry-after", "0")]] {
+        let headers = [&[("x-should-retry", "false")], headers].concat();
+        let seen = judged(429, &headers, &worded("rate limited"));
+        assert_eq!(
+            (seen.limit, seen.stop_for),
+            (Some(LimitKind::Unnamed), None)
+        );
+        assert_eq!(
+            (seen.verdict.blame, seen.verdict.again, seen.verdict.cause()),
+            (Blame::Quota, Again::Elsewhere, Cause::Quota)
+        );
+        assert!(!seen.advice("the caller").contains("spend"));
+    }
 }
 
 #[test]
