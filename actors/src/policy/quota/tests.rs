@@ -298,6 +298,32 @@ fn a_stop_holds_everything_and_is_never_shortened() {
     );
 }
 
+/// A quota that knows nothing, and what the first answer makes of it.
+fn taught(learned: &Learned, sent: Cost, now: Instant) -> Quota {
+    let settings = QuotaSettings {
+        find_burst: true,
+        ..QuotaSettings::default()
+    };
+    let mut quota = Quota::new(settings, now).unwrap();
+    let lease = quota.try_reserve(sent, now + MINUTE, now).unwrap();
+    quota.heard(lease, learned, now);
+    quota.settle(lease, Cost::ZERO, now);
+    quota
+}
+
+#[test]
+fn an_empty_bucket_is_waited_for_as_told_and_not_until_it_is_full() {
+    let now = Instant::now();
+    let empty = Learned {
+        axes: [word(Some(60), Some(0)), None, None],
+        stop_for: Some(MINUTE / 2),
+        refused_by: Some(RefusedBy::Bucket(Some(Axis::Requests))),
+        ..Learned::default()
+    };
+    let quota = taught(&empty, cost(1, 10, 10), now);
+    assert_eq!(quota.ready_at(cost(1, 10, 10), now), now + MINUTE / 2);
+}
+
 #[test]
 fn a_queue_behind_a_stop_finds_full_buckets_and_no_more() {
     let now = Instant::now();

@@ -189,7 +189,8 @@ impl Twin {
         let Some(raw) = self.implied(word) else {
             return;
         };
-        self.bucket.set_level(saturate(raw), granted);
+        self.bucket
+            .set_level(saturate(raw.max(self.least())), granted);
         self.bucket.take(later, now);
     }
 
