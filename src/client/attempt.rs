@@ -262,7 +262,8 @@ const fn refused_by(limit: LimitKind) -> Option<RefusedBy> {
         LimitKind::Bucket { axes, .. } => Some(RefusedBy::Bucket(only(axes))),
         LimitKind::Ramp => Some(RefusedBy::Ramp),
         LimitKind::Connections => Some(RefusedBy::Connections),
-        LimitKind::SpendCap { .. } | LimitKind::Window { .. } => Some(RefusedBy::Whole),
+        LimitKind::SpendCap { .. } => Some(RefusedBy::SpendCap),
+        LimitKind::Window { .. } => Some(RefusedBy::Window),
         // The first is another quota's word, the second the request's own fault.
         LimitKind::FastMode | LimitKind::LargerThanBucket | LimitKind::Unnamed => None,
     }

@@ -50,7 +50,7 @@ pub struct Quota {
     axes: [Option<Twin>; 3],
     leases: Leases,
     outstanding: [u128; 3],
-    stopped_until: Option<Instant>,
+    stopped: Option<Stop>,
     /// Requests lately.
     used: Used,
     ramp: Option<Ramp>,
@@ -76,7 +76,7 @@ impl Quota {
             axes,
             leases: Leases::default(),
             outstanding: [0; 3],
-            stopped_until: None,
+            stopped: None,
             used: Used::new(now),
             ramp: None,
             gate: settings.find_burst.then(Gate::new).transpose()?,
@@ -214,7 +214,7 @@ impl Quota {
     #[must_use]
     pub fn wait_behind(&self, ahead: Cost, own: Cost, now: Instant) -> Duration {
         // During a stop a bucket fills up to its burst and what comes after is lost.
-        let start = self.stopped_until.map_or(now, |until| until.max(now));
+        let start = self.stopped.map_or(now, |stop| stop.until.max(now));
         let mut end = start;
         for axis in Axis::ALL {
             let Some(twin) = &self.axes[axis.index()] else {
@@ -266,6 +266,7 @@ impl Quota {
     /// What there is to see at `now`.
     #[must_use]
     pub fn view(&self, now: Instant) -> QuotaView {
+        let stop = self.stop_at(now);
         let view = |twin: &Twin| AxisView {
             limit: twin.limit(),
             burst: twin.burst().tokens(),
@@ -275,7 +276,8 @@ impl Quota {
         };
         QuotaView {
             axes: self.axes.each_ref().map(|twin| twin.as_ref().map(view)),
-            stopped_until: self.stopped_until.filter(|&until| until > now),
+            stopped_until: stop.map(|stop| stop.until),
+            stopped_by: stop.and_then(|stop| stop.by),
             concurrency: self
                 .gate
                 .as_ref()
@@ -288,10 +290,7 @@ impl Quota {
     }
 
     fn ready(&self, cost: Cost, now: Instant) -> NotUntil {
-        let mut ready = NotUntil {
-            at: now,
-            axis: None,
-        };
+        let mut ready = NotUntil::lacking(now, None);
         for axis in Axis::ALL {
             let needed = cost.on(axis);
             let Some(twin) = &self.axes[axis.index()] else {
@@ -303,10 +302,7 @@ impl Quota {
             }
             let at = twin.bucket().ready_at(needed, now);
             if at > ready.at {
-                ready = NotUntil {
-                    at,
-                    axis: Some(axis),
-                };
+                ready = NotUntil::lacking(at, Some(axis));
             }
         }
         if let Some(ramp) = &self.ramp
@@ -314,7 +310,7 @@ impl Quota {
         {
             let at = ramp.ready_at(cost.requests, now);
             if at > ready.at {
-                ready = NotUntil { at, axis: None };
+                ready = NotUntil::lacking(at, None);
             }
         }
         if let Some(gate) = self.gate.as_ref().filter(|_| self.is_blind())
@@ -322,15 +318,26 @@ impl Quota {
             && let Some(at) = gate.closed_until(now)
             && at > ready.at
         {
-            ready = NotUntil { at, axis: None };
+            ready = NotUntil::lacking(at, None);
         }
-        match self.stopped_until {
-            Some(until) if until > now && until >= ready.at => NotUntil {
-                at: until,
-                axis: None,
+        match self.stop_at(now) {
+            Some(stop) if stop.until >= ready.at => NotUntil {
+                stopped_by: stop.by,
+                ..NotUntil::lacking(stop.until, None)
             },
             _ => ready,
         }
+    }
+
+    /// What stops the quota at `now`.
+    fn stop_at(&self, now: Instant) -> Option<Stop> {
+        self.stopped.filter(|stop| stop.until > now)
+    }
+
+    /// Which limit stops the quota at `now`, if one does and was named.
+    #[must_use]
+    pub fn stopped_by(&self, now: Instant) -> Option<RefusedBy> {
+        self.stop_at(now)?.by
     }
 
     /// Whether no limit is known at all.
@@ -376,6 +383,25 @@ pub struct NotUntil {
     pub at: Instant,
     /// The axis that is missing longest; none if the whole quota is stopped.
     pub axis: Option<Axis>,
+    /// Which limit has stopped it, where that was said.
+    pub stopped_by: Option<RefusedBy>,
+}
+
+impl NotUntil {
+    const fn lacking(at: Instant, axis: Option<Axis>) -> Self {
+        Self {
+            at,
+            axis,
+            stopped_by: None,
+        }
+    }
+}
+
+/// Nothing is admitted for a while, whatever the buckets hold.
+#[derive(Debug, Clone, Copy)]
+struct Stop {
+    until: Instant,
+    by: Option<RefusedBy>,
 }
 
 fn burst_of(settings: &QuotaSettings, axis: Axis, limit: u64) -> Burst {

@@ -5,7 +5,9 @@ use tokio::time::Instant;
 use super::leases::Lease;
 use super::ramp::Ramp;
 use super::twin::{Of, Twin};
-use super::{Axis, AxisWord, LONGEST_STOP, Learned, LeaseId, Quota, RefusedBy, burst_of, later};
+use super::{
+    Axis, AxisWord, LONGEST_STOP, Learned, LeaseId, Quota, RefusedBy, Stop, burst_of, later,
+};
 
 impl Quota {
     /// Takes in what a provider said about its limits, apart from any attempt.
@@ -64,15 +66,19 @@ impl Quota {
             Some(RefusedBy::Ramp) => {
                 self.ramp = Ramp::refused(self.ramp, id, last, &self.used, now);
             }
-            Some(RefusedBy::Connections | RefusedBy::Whole) | None => {}
+            Some(RefusedBy::Connections | RefusedBy::SpendCap | RefusedBy::Window) | None => {}
         }
         self.stop(learned, now);
     }
 
     fn stop(&mut self, learned: &Learned, now: Instant) {
-        if let Some(stop) = learned.stop_for {
-            let until = later(now, stop.min(LONGEST_STOP));
-            self.stopped_until = Some(self.stopped_until.map_or(until, |old| old.max(until)));
+        let Some(stop_for) = learned.stop_for else {
+            return;
+        };
+        let until = later(now, stop_for.min(LONGEST_STOP));
+        if self.stopped.is_none_or(|old| old.until < until) {
+            let by = learned.refused_by;
+            self.stopped = Some(Stop { until, by });
         }
     }
 

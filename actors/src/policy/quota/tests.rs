@@ -279,22 +279,53 @@ fn a_stop_holds_everything_and_is_never_shortened() {
         stop(30),
         NotUntil {
             at: until,
-            axis: None
+            axis: None,
+            stopped_by: None,
         }
     );
     assert_eq!(
         stop(2),
         NotUntil {
             at: until,
-            axis: None
+            axis: None,
+            stopped_by: None,
         }
     );
     assert_eq!(
         stop(u64::MAX),
         NotUntil {
             at: now + LONGEST_STOP,
-            axis: None
+            axis: None,
+            stopped_by: None,
         }
+    );
+}
+
+#[test]
+fn a_stop_says_which_limit_is_behind_it() {
+    let now = Instant::now();
+    let mut quota = quota(now);
+    let mut stop = |secs, refused_by| {
+        let learned = Learned {
+            stop_for: Some(Duration::from_secs(secs)),
+            refused_by,
+            ..Learned::default()
+        };
+        quota.learn(&learned, now);
+        let refused = quota.try_reserve(cost(1, 1, 1), now + MINUTE, now);
+        (refused.unwrap_err().stopped_by, quota.view(now).stopped_by)
+    };
+    assert_eq!(stop(30, None), (None, None));
+    let cap = Some(RefusedBy::SpendCap);
+    assert_eq!(stop(60, cap), (cap, cap));
+    let shorter = stop(40, Some(RefusedBy::Bucket(None)));
+    assert_eq!(shorter, (cap, cap));
+    let after = now + MINUTE;
+    assert_eq!(quota.stopped_by(after), None);
+    assert!(
+        quota
+            .try_reserve(cost(1, 1, 1), after + MINUTE, after)
+            .is_ok()
     );
 }
 
