@@ -238,8 +238,11 @@ async fn refused(
 pub(super) fn with_refusal(learned: Option<Learned>, judged: &Judged) -> Option<Learned> {
     let stop_for = judged.stop_for;
     let refused_by = judged.limit.and_then(refused_by);
+    // A bucket that is full all the same speaks to the refused request alone.
+    let alone = stop_for.is_none() && matches!(refused_by, Some(RefusedBy::Bucket(_)));
     (learned.is_some() || stop_for.is_some() || refused_by.is_some()).then(|| Learned {
         stop_for,
+        hint: judged.verdict.not_before.filter(|_| alone),
         refused_by,
         ..learned.unwrap_or_default()
     })

@@ -181,6 +181,20 @@ async fn an_empty_bucket_is_back_when_the_provider_says_and_not_when_it_is_full(
 }
 
 #[tokio::test]
+async fn a_bucket_that_refuses_though_full_is_asked_twice_and_then_left_alone() {
+    let headers = "retry-after: 30\r\nanthropic-ratelimit-requests-limit: 1000\r\n\
+         anthropic-ratelimit-requests-remaining: 1000\r\n";
+    let provider = Scripted::answering(too_many(headers, PLAIN)).await;
+    let served = Served::start(provider.address, ONE, &[]);
+    for calls in 1..=6 {
+        let told = call(&served, "claude-sonnet-5-5").await;
+        assert_eq!(told.status, 429);
+        assert!(matches!(told.retry_after, Some(20..=30)), "{told:?}");
+        assert_eq!(provider.arrived().len(), calls.min(2));
+    }
+}
+
+#[tokio::test]
 async fn no_client_is_asked_to_come_back_after_longer_than_a_call_may_last() {
     for (wait, again) in [("590", "true"), ("3600", "false")] {
         let headers = format!("retry-after: {wait}\r\n");

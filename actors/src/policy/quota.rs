@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use self::burst::Burst;
 use self::gate::Gate;
 use self::leases::{Lease, Leases, Marks};
+use self::lone::LoneRefusals;
 use self::ramp::{Ramp, Used};
 use self::twin::Twin;
 use super::InvalidPolicy;
@@ -27,6 +28,7 @@ mod hearing;
 mod lately;
 mod learned;
 mod leases;
+mod lone;
 mod ramp;
 mod settings;
 #[cfg(test)]
@@ -51,6 +53,7 @@ pub struct Quota {
     leases: Leases,
     outstanding: [u128; 3],
     stopped: Option<Stop>,
+    lone: LoneRefusals,
     /// Requests lately.
     used: Used,
     ramp: Option<Ramp>,
@@ -77,6 +80,7 @@ impl Quota {
             leases: Leases::default(),
             outstanding: [0; 3],
             stopped: None,
+            lone: LoneRefusals::default(),
             used: Used::new(now),
             ramp: None,
             gate: settings.find_burst.then(Gate::new).transpose()?,

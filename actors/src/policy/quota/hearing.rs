@@ -68,7 +68,19 @@ impl Quota {
             }
             Some(RefusedBy::Connections | RefusedBy::SpendCap | RefusedBy::Window) | None => {}
         }
-        self.stop(learned, now);
+        if learned.accepted {
+            self.lone.accepted();
+        }
+        let binds_all = learned
+            .hint
+            .is_some_and(|hint| self.could_hold(&lease) && self.lone.refused(hint, now));
+        let bound = learned.hint.filter(|_| binds_all);
+        let stop_for = learned.stop_for.or(bound);
+        let learned = Learned {
+            stop_for,
+            ..*learned
+        };
+        self.stop(&learned, now);
     }
 
     fn stop(&mut self, learned: &Learned, now: Instant) {
@@ -80,6 +92,13 @@ impl Quota {
             let by = learned.refused_by;
             self.stopped = Some(Stop { until, by });
         }
+    }
+
+    /// Whether a lease's request fits into buckets that are full.
+    fn could_hold(&self, lease: &Lease) -> bool {
+        let twins = Axis::ALL.into_iter().zip(&self.axes);
+        let mut limited = twins.filter_map(|(axis, twin)| Some((axis, twin.as_ref()?)));
+        limited.all(|(axis, twin)| lease.cost.on(axis) <= twin.limit())
     }
 
     fn learn_limit(&mut self, axis: Axis, word: &AxisWord, now: Instant) {

@@ -15,6 +15,9 @@ pub struct Learned {
     pub axes: [Option<AxisWord>; 3],
     /// Nothing is admitted before this has passed; cut to a month.
     pub stop_for: Option<Duration>,
+    /// The wait that a refusal told its own request and nobody else. A second one in a row, before it
+    /// has passed, stops the quota for as long.
+    pub hint: Option<Duration>,
     /// Which limit refused the request, and is behind the stop; none if it was accepted, or refused for
     /// another reason.
     pub refused_by: Option<RefusedBy>,

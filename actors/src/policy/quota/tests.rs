@@ -356,6 +356,47 @@ fn an_empty_bucket_is_waited_for_as_told_and_not_until_it_is_full() {
 }
 
 #[test]
+fn a_full_bucket_that_refuses_two_requests_in_a_row_is_waited_for_by_all() {
+    let now = Instant::now();
+    let hint = MINUTE / 2;
+    let full = |limit| Learned {
+        axes: [
+            word(Some(60), Some(60)),
+            word(Some(limit), Some(limit)),
+            None,
+        ],
+        hint: Some(hint),
+        refused_by: Some(RefusedBy::Bucket(None)),
+        ..Learned::default()
+    };
+    let stops = |input, accepted: bool| {
+        let mut quota = taught(&full(30_000), cost(1, input, 0), now);
+        let mut at = now;
+        let mut send = |learned: &Learned| {
+            at = quota.ready_at(cost(1, input, 0), at).max(at);
+            let lease = quota.try_reserve(cost(1, input, 0), at + MINUTE, at);
+            let lease = lease.unwrap();
+            quota.heard(lease, learned, at);
+            quota.settle(lease, Cost::ZERO, at);
+            (at, quota.view(at))
+        };
+        if accepted {
+            let (at, _) = send(&Learned {
+                accepted: true,
+                ..Learned::default()
+            });
+            assert!(at < now + hint);
+        }
+        let (at, view) = send(&full(30_000));
+        assert!(at < now + hint, "the first stopped nobody");
+        view.stopped_until.map(|until| until - at)
+    };
+    assert_eq!(stops(10, false), Some(hint));
+    assert_eq!(stops(10, true), None, "something passes");
+    assert_eq!(stops(40_000, false), None, "too large for a full bucket");
+}
+
+#[test]
 fn a_queue_behind_a_stop_finds_full_buckets_and_no_more() {
     let now = Instant::now();
     let mut quota = quota(now);
