@@ -51,6 +51,7 @@ mod resume;
 mod rungs;
 mod sharing;
 mod source;
+mod spend_caps;
 mod stacking;
 pub mod step;
 mod stream;
@@ -70,6 +71,7 @@ use ladders::Ladders;
 use operation::CallOperation;
 use organization::Organization;
 use preparation::{Asked, Started};
+use spend_caps::SpendCaps;
 use stream_ends::StreamEnds;
 use targets::Targets;
 use turn::Staggers;
@@ -96,6 +98,7 @@ struct Shared {
     /// Those of other connect timeouts in the configuration.
     transports: BTreeMap<Duration, Arc<dyn Transport>>,
     telemetry: Telemetry,
+    spend_caps: SpendCaps,
     ends: StreamEnds,
     /// Thrown when no new calls are taken.
     draining: StreamEnds,

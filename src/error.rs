@@ -18,7 +18,7 @@ use crate::message::Message;
 use crate::provider::anthropic::request::BadRequest;
 use crate::provider::anthropic::usage::Usage;
 use crate::transport::TransportError;
-use crate::verdict::{Judged, label};
+use crate::verdict::{Judged, LimitKind, label};
 
 /// A call that was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,19 @@ pub enum Error {
         /// What the provider had said of its usage; the output count is a placeholder until the
         /// message's end is near.
         usage_so_far: Box<Usage>,
+        /// What the call took.
+        report: Box<Report>,
+    },
+    /// Turned away before any attempt, since the provider has said before that the credential's spend
+    /// cap is reached.
+    #[error("no request was sent, since a spend cap is reached")]
+    Capped {
+        /// The refusal that told it.
+        judged: Box<Judged>,
+        /// Where the credential came from.
+        credential_source: String,
+        /// Until the cap lifts, or a request finds out whether it has.
+        looked_at_in: Duration,
         /// What the call took.
         report: Box<Report>,
     },
@@ -104,8 +117,16 @@ impl Error {
                     StatusCode::BAD_GATEWAY
                 }
             }
+            // As the provider says it.
+            Self::Capped { judged, .. } => match judged.error_type.as_deref() {
+                Some("invalid_request_error") => StatusCode::BAD_REQUEST,
+                Some("billing_error") => StatusCode::PAYMENT_REQUIRED,
+                _ => StatusCode::TOO_MANY_REQUESTS,
+            },
             Self::Refused(rejected) => match rejected.why {
-                Rejection::QuotaExhausted | Rejection::TurnTooLate => StatusCode::TOO_MANY_REQUESTS,
+                Rejection::QuotaExhausted | Rejection::TurnTooLate | Rejection::SpendCap => {
+                    StatusCode::TOO_MANY_REQUESTS
+                }
                 Rejection::DeadlinePassed => StatusCode::GATEWAY_TIMEOUT,
                 Rejection::Draining | Rejection::Stopped => StatusCode::SERVICE_UNAVAILABLE,
                 // 529: overloaded, in the provider's own numbers. `from_u16` is not const.
@@ -126,10 +147,16 @@ impl Error {
         match self {
             Self::BadRequest(_) | Self::UnknownRoute(_) | Self::Unfit(_) => "invalid_request_error",
             Self::NoCredential => "authentication_error",
+            Self::Capped { judged, .. } => match judged.error_type.as_deref() {
+                Some("invalid_request_error") => "invalid_request_error",
+                Some("billing_error") => "billing_error",
+                _ => "rate_limit_error",
+            },
             Self::Refused(rejected) => match rejected.why {
-                Rejection::QuotaExhausted | Rejection::TurnTooLate | Rejection::QueueFull => {
-                    "rate_limit_error"
-                }
+                Rejection::QuotaExhausted
+                | Rejection::SpendCap
+                | Rejection::TurnTooLate
+                | Rejection::QueueFull => "rate_limit_error",
                 Rejection::DeadlinePassed => "timeout_error",
                 _ => "overloaded_error",
             },
@@ -155,12 +182,14 @@ impl Error {
         match self {
             Self::Provider { judged, .. }
             | Self::Unanswered { judged, .. }
-            | Self::Interrupted { judged, .. } => repeatable(judged),
+            | Self::Interrupted { judged, .. }
+            | Self::Capped { judged, .. } => repeatable(judged),
             Self::Refused(rejected) => {
                 let (blame, again) = match rejected.why {
                     Rejection::QuotaExhausted | Rejection::TurnTooLate => {
                         (Blame::Quota, Again::Here)
                     }
+                    Rejection::SpendCap => (Blame::Credential, Again::Elsewhere),
                     Rejection::Draining | Rejection::Stopped => (Blame::Departed, Again::Never),
                     _ => (Blame::Target, Again::Here),
                 };
@@ -198,6 +227,21 @@ impl Error {
                 credential_source,
                 ..
             } => judged.advice(credential_source),
+            Self::Capped {
+                judged,
+                credential_source,
+                looked_at_in,
+                ..
+            } => {
+                let advice = judged.advice(credential_source);
+                match judged.limit {
+                    Some(LimitKind::SpendCap { until: Some(_) }) => advice,
+                    _ => format!(
+                        "{advice} Whether it still is shows a call after {} s.",
+                        looked_at_in.as_secs().max(1)
+                    ),
+                }
+            }
             Self::Unanswered { judged, .. } | Self::Interrupted { judged, .. } => {
                 judged.advice("the caller")
             }
@@ -211,7 +255,8 @@ impl Error {
         match self {
             Self::Provider { report, .. }
             | Self::Unanswered { report, .. }
-            | Self::Interrupted { report, .. } => Some(report),
+            | Self::Interrupted { report, .. }
+            | Self::Capped { report, .. } => Some(report),
             _ => None,
         }
     }
@@ -293,6 +338,11 @@ mod tests {
                 refused(Rejection::QuotaExhausted, second),
                 Blame::Quota,
                 Again::Here,
+            ),
+            (
+                refused(Rejection::SpendCap, second),
+                Blame::Credential,
+                Again::Elsewhere,
             ),
             (
                 refused(Rejection::RetryBudget, second),

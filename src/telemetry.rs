@@ -20,9 +20,30 @@ use crate::profile::Profile;
 use crate::provider::anthropic::plain_model;
 use crate::provider::anthropic::usage::Tokens;
 
-mod spend_caps;
+/// A spend cap that has stopped a credential.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SpendCap<'a> {
+    /// The credential's fingerprint.
+    pub(crate) fingerprint: &'a str,
+    /// The configured target that met it.
+    pub(crate) target: &'a str,
+    /// What to do about it, in words.
+    pub(crate) advice: &'a str,
+    /// How long nothing is sent.
+    pub(crate) stop_for: Duration,
+}
 
-pub(crate) use spend_caps::SpendCap;
+/// Alerts that a credential's spend cap is reached.
+pub(crate) fn spend_cap(cap: &SpendCap<'_>) {
+    counter!("seawall_spend_cap_stops_total", "target" => cap.target.to_owned()).increment(1);
+    tracing::error!(
+        upstream = cap.target,
+        credential = cap.fingerprint,
+        stopped_for_s = cap.stop_for.as_secs(),
+        "{}",
+        cap.advice
+    );
+}
 
 /// Most label sets of one metric; further ones are counted under `other`.
 const MOST_SERIES: usize = 2_000;
@@ -44,7 +65,6 @@ struct Shared {
     attempts: RwLock<HashMap<AttemptKey, Counter>>,
     calls: RwLock<HashMap<CallKey, Arc<CallMetrics>>>,
     models: RwLock<HashMap<ModelKey, Arc<ModelMetrics>>>,
-    spend_caps: spend_caps::SpendCaps,
 }
 
 /// Target, status and verdict.
@@ -144,11 +164,6 @@ impl Telemetry {
                 )
             })
             .increment(1);
-    }
-
-    /// Alerts that a credential's spend cap is reached, once for each stop.
-    pub(crate) fn spend_cap(&self, cap: &SpendCap<'_>) {
-        self.shared.spend_caps.meet(cap, Instant::now());
     }
 
     fn call_metrics(&self, record: &CallRecord) -> Arc<CallMetrics> {

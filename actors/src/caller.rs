@@ -19,7 +19,7 @@ use crate::gauge::Gauge;
 use crate::limiter::Exhausted;
 use crate::policy::hedge::HedgeBudget;
 use crate::policy::ladder::{Cause, Kind, Rules};
-use crate::policy::quota::Cost;
+use crate::policy::quota::{Cost, RefusedBy};
 use crate::policy::retry::Retry;
 use crate::policy::wait_queue::{Priority, Tenant};
 use crate::system::Target;
@@ -271,10 +271,10 @@ pub(crate) struct CallContext {
 
 /// What a quota's refusal is to the one who asked.
 pub(crate) fn rejected_for(quota: &Arc<str>, exhausted: Exhausted) -> Rejected {
-    let why = if exhausted.full {
-        Rejection::QueueFull
-    } else {
-        Rejection::QuotaExhausted
+    let why = match exhausted.stopped_by {
+        Some(RefusedBy::SpendCap) => Rejection::SpendCap,
+        _ if exhausted.full => Rejection::QueueFull,
+        _ => Rejection::QuotaExhausted,
     };
     let wait = exhausted.ready_at.saturating_duration_since(Instant::now());
     Rejected {

@@ -64,6 +64,9 @@ pub enum Rejection {
     /// The call's turn would come after the time that it may wait.
     #[error("the quota is used up for longer than the call may wait")]
     QuotaExhausted,
+    /// What may be spent on the credential has been spent: another credential may serve, waiting won't.
+    #[error("the spend cap behind the quota's credential is reached")]
+    SpendCap,
     /// The call belongs to a run whose turn to begin would come after the time that it may wait.
     #[error("the run's turn to begin would come later than the call may wait")]
     TurnTooLate,
@@ -91,6 +94,7 @@ impl Rejection {
         match self {
             Self::BreakerOpen => "breaker_open",
             Self::QuotaExhausted => "quota_exhausted",
+            Self::SpendCap => "spend_cap",
             Self::TurnTooLate => "turn_too_late",
             Self::RetryBudget => "retry_budget",
             Self::QueueFull => "queue_full",

@@ -17,7 +17,7 @@ use crate::cell::Cell;
 use crate::event::Events;
 use crate::policy::InvalidPolicy;
 use crate::policy::concurrency::Leaving;
-use crate::policy::quota::{Axis, Cost, Learned, LeaseId, QuotaSettings};
+use crate::policy::quota::{Axis, Cost, Learned, LeaseId, QuotaSettings, RefusedBy};
 use crate::policy::wait_queue::{Priority, Tenant};
 use crate::snapshot::LimiterSnapshot;
 
@@ -60,6 +60,8 @@ pub(crate) struct Exhausted {
     pub(crate) ready_at: Instant,
     /// The bucket that lacks it; `None` when the whole quota is stopped or the queue is full.
     pub(crate) axis: Option<Axis>,
+    /// The limit that stopped the whole quota, where that was said.
+    pub(crate) stopped_by: Option<RefusedBy>,
     /// The queue had no place.
     pub(crate) full: bool,
 }

@@ -254,8 +254,11 @@ async fn refused(
 pub(super) fn with_refusal(learned: Option<Learned>, judged: &Judged) -> Option<Learned> {
     let stop_for = judged.stop_for;
     let refused_by = judged.limit.and_then(refused_by);
+    // A bucket that is full all the same speaks to the refused request alone.
+    let alone = stop_for.is_none() && matches!(refused_by, Some(RefusedBy::Bucket(_)));
     (learned.is_some() || stop_for.is_some() || refused_by.is_some()).then(|| Learned {
         stop_for,
+        hint: judged.verdict.not_before.filter(|_| alone),
         refused_by,
         ..learned.unwrap_or_default()
     })
@@ -278,7 +281,8 @@ const fn refused_by(limit: LimitKind) -> Option<RefusedBy> {
         LimitKind::Bucket { axes, .. } => Some(RefusedBy::Bucket(only(axes))),
         LimitKind::Ramp => Some(RefusedBy::Ramp),
         LimitKind::Connections => Some(RefusedBy::Connections),
-        LimitKind::SpendCap { .. } | LimitKind::Window { .. } => Some(RefusedBy::Whole),
+        LimitKind::SpendCap { .. } => Some(RefusedBy::SpendCap),
+        LimitKind::Window { .. } => Some(RefusedBy::Window),
         // The first is another quota's word, the second the request's own fault.
         LimitKind::FastMode | LimitKind::LargerThanBucket | LimitKind::Unnamed => None,
     }

@@ -12,6 +12,7 @@ use super::flights::{Flights, MOST_HELD};
 use super::ladders::Ladders;
 use super::organization::{self, Organization};
 use super::sharing::MOST_FLIGHTS;
+use super::spend_caps::SpendCaps;
 use super::stream_ends::StreamEnds;
 use super::targets::Targets;
 use super::turn::staggers;
@@ -111,6 +112,7 @@ impl Builder {
             transport,
             transports,
             telemetry: Telemetry::default(),
+            spend_caps: SpendCaps::default(),
             ends: StreamEnds::default(),
             draining: StreamEnds::default(),
         };

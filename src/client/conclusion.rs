@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use seawall_actors::caller::CallReport;
 use seawall_actors::error::{CallError, Rejected, Rejection};
 use seawall_actors::policy::ladder::Cause;
+use tokio::time::Instant;
 
 use super::ask::{Degraded, Reply, ReplyBody, ReplyStream, Report};
 use super::attempt::{Answer, AnswerBody, Failure, StoodIn};
@@ -238,10 +239,35 @@ fn failed(
         }
         CallError::Refused(rejected) => match exchange.rungs.failed.lock().take() {
             Some(error) if !barred => error,
+            _ if rejected.why == Rejection::SpendCap => capped(exchange, rejected, report),
             _ => Error::Refused(rejected),
         },
         CallError::Invalid(invalid) => Error::Invalid(invalid),
         CallError::Panicked(message) => Error::Panicked(message),
         _ => Error::Panicked("the call ended in a way that this version does not know".to_owned()),
+    }
+}
+
+/// What is known of the spend cap that stopped a call's last rung.
+fn capped(exchange: &Exchange, rejected: Rejected, report: Report) -> Error {
+    let now = Instant::now();
+    let stopped = exchange.rungs.all_sent().find_map(|sent| {
+        let quota = sent.target.quota()?.name();
+        if rejected.by.as_ref() != Some(quota) {
+            return None;
+        }
+        let credential = wire::Credential::from_headers(&sent.prepared.headers)?;
+        let cap = exchange.spend_caps.on(credential.fingerprint(), now)?;
+        Some((cap, sent.prepared.credential_source.to_string()))
+    });
+    // A quota that several credentials share can be stopped by another's.
+    let Some((cap, credential_source)) = stopped else {
+        return Error::Refused(rejected);
+    };
+    Error::Capped {
+        judged: Box::new(Judged::clone(&cap.judged)),
+        credential_source,
+        looked_at_in: cap.until.duration_since(now),
+        report: Box::new(report),
     }
 }

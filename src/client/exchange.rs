@@ -18,6 +18,7 @@ use super::expectation::{Expectation, Expected};
 use super::kept::Kept;
 use super::rungs::Rungs;
 use super::source::Source;
+use super::spend_caps::SpendCaps;
 use super::stream_ends::StreamEnds;
 use crate::config::OnDisconnect;
 use crate::delivery::Delivery;
@@ -54,6 +55,7 @@ pub(super) struct Exchange {
     /// The part of the cache in the call.
     pub(super) kept: Option<Kept>,
     pub(super) telemetry: Telemetry,
+    pub(super) spend_caps: SpendCaps,
     /// The run that the call belongs to, where runs take turns.
     pub(super) run: Option<Arc<str>>,
     pub(super) meter: Option<Arc<dyn Meter>>,
@@ -227,7 +229,7 @@ impl Exchange {
         }
     }
 
-    /// Says once for each stop that a spend cap is reached.
+    /// Remembers that a spend cap is reached, and says so once for each stop.
     pub(super) fn alert(&self, rung: usize, judged: &Judged) {
         let (Some(LimitKind::SpendCap { .. }), Some(stop_for)) = (judged.limit, judged.stop_for)
         else {
@@ -237,8 +239,13 @@ impl Exchange {
             return;
         };
         let credential = Credential::from_headers(&prepared.headers);
-        self.telemetry.spend_cap(&SpendCap {
-            fingerprint: credential.as_ref().map_or("", |c| c.fingerprint()),
+        let fingerprint = credential.as_ref().map_or("", |c| c.fingerprint());
+        let now = Instant::now();
+        if !self.spend_caps.meet(fingerprint, judged, stop_for, now) {
+            return;
+        }
+        telemetry::spend_cap(&SpendCap {
+            fingerprint,
             target: &prepared.name,
             advice: &judged.advice(&prepared.credential_source),
             stop_for,

@@ -575,6 +575,17 @@ fn copy(error: &Error) -> Error {
             credential_source: credential_source.clone(),
             report: report.clone(),
         },
+        Error::Capped {
+            judged,
+            credential_source,
+            looked_at_in,
+            report,
+        } => Error::Capped {
+            judged: judged.clone(),
+            credential_source: credential_source.clone(),
+            looked_at_in: *looked_at_in,
+            report: report.clone(),
+        },
         Error::Unanswered { judged, report } => Error::Unanswered {
             judged: judged.clone(),
             report: report.clone(),

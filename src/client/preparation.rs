@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use seawall_actors::caller::{Call, Hedge, HedgeOn, Rung as ActorsRung};
 use seawall_actors::error::{Rejected, Rejection};
 use seawall_actors::policy::backoff::Backoff;
-use seawall_actors::policy::quota::Cost;
+use seawall_actors::policy::quota::{Cost, Learned, RefusedBy};
 use seawall_actors::policy::retry::Retry;
 use seawall_actors::policy::wait_queue::Tenant;
 use seawall_actors::system::Target as ActorsTarget;
@@ -167,6 +167,7 @@ impl Seawall {
             source,
             kept: None,
             telemetry: self.shared.telemetry.clone(),
+            spend_caps: self.shared.spend_caps.clone(),
             run: run(ask, route),
             meter: ask.meter.clone(),
             ends: self.shared.ends.clone(),
@@ -201,6 +202,7 @@ impl Seawall {
             (Endpoint::Messages, None) => self.shared.targets.messages_at(name),
             _ => None,
         };
+        stop_if_capped(exchange, &credential, &target);
         let uri = match known {
             Some(known) => known,
             None => address(&settings.base_url, endpoint, source.query.as_deref())?,
@@ -328,6 +330,22 @@ impl Seawall {
     pub(super) fn brought(&self, from_client: &HeaderMap) -> Option<Credential> {
         let guarded = !self.shared.config.gateway.client_keys.is_empty();
         (!guarded).then(|| Credential::from_headers(from_client))?
+    }
+}
+
+/// Stops a quota of a credential whose cap another one of its quotas has met. Counting tokens costs
+/// nothing.
+fn stop_if_capped(exchange: &Exchange, credential: &Credential, target: &ActorsTarget) {
+    let now = Instant::now();
+    let capped = exchange.spend_caps.on(credential.fingerprint(), now);
+    if let (Endpoint::Messages, Some(cap), Some(quota)) =
+        (&exchange.endpoint, capped, target.quota())
+    {
+        quota.learn(Learned {
+            stop_for: Some(cap.until.duration_since(now)),
+            refused_by: Some(RefusedBy::SpendCap),
+            ..Learned::default()
+        });
     }
 }
 

@@ -327,7 +327,7 @@ fn failure_event(call: &str, error: &Error) -> Bytes {
             }
             judged.verdict.label
         }
-        Error::Unanswered { judged, .. } => judged.verdict.label,
+        Error::Unanswered { judged, .. } | Error::Capped { judged, .. } => judged.verdict.label,
         Error::Refused(rejected) => rejected.why.as_str(),
         _ => "refused",
     };

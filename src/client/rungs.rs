@@ -69,11 +69,14 @@ impl Rungs {
         self.sent(rung).map(|sent| &sent.prepared)
     }
 
+    /// What the rungs that were prepared are sent.
+    pub(super) fn all_sent(&self) -> impl Iterator<Item = &Sent> {
+        self.sent.iter().filter_map(OnceLock::get)
+    }
+
     /// What the first rung that was prepared is sent.
     pub(super) fn any_prepared(&self) -> Option<&Arc<Prepared>> {
-        self.sent
-            .iter()
-            .find_map(|sent| Some(&sent.get()?.prepared))
+        self.all_sent().next().map(|sent| &sent.prepared)
     }
 
     /// Rungs that could not carry the request, for whoever is told.

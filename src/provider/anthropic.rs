@@ -54,6 +54,16 @@ pub fn error_body(error_type: &str, message: &str, request_id: Option<&str>) -> 
     error_value(error_type, message, request_id).to_string()
 }
 
+/// The same with the provider's stable code for what happened.
+#[must_use]
+pub fn coded_error_body(error_type: &str, code: &str, message: &str) -> String {
+    let mut value = error_value(error_type, message, None);
+    if let Some(error) = value.get_mut("error").and_then(|e| e.as_object_mut()) {
+        error.insert("details".to_owned(), json!({ "error_code": code }));
+    }
+    value.to_string()
+}
+
 /// Why a stream that has begun will never be whole.
 #[derive(Debug, Clone, Copy)]
 #[expect(

@@ -73,6 +73,8 @@ mod stale_connections;
 #[cfg(test)]
 mod steps;
 #[cfg(test)]
+mod stopped_quotas;
+#[cfg(test)]
 mod stream_faults;
 #[cfg(test)]
 mod stream_soak;

@@ -33,6 +33,26 @@ ladder = ["capped", "other"]
 
 const CAPPED: &str = r#"{"type":"error","error":{"type":"rate_limit_error","message":"You will regain access soon.","details":{"error_code":"contract_spend_limit_reached"}}}"#;
 const ANSWER: &str = r#"{"type":"message","role":"assistant","content":[{"type":"text","text":"hi"}],"stop_reason":"end_turn","usage":{"input_tokens":8,"output_tokens":2}}"#;
+const STREAMED: &[u8] = br#""stream":true"#;
+const STREAM: &str = r#"event: message_start
+data: {"type":"message_start","message":{"type":"message","role":"assistant","content":[],"usage":{"input_tokens":8,"output_tokens":1}}}
+
+event: content_block_start
+data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"hi"}}
+
+event: content_block_stop
+data: {"type":"content_block_stop","index":0}
+
+event: message_delta
+data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":2}}
+
+event: message_stop
+data: {"type":"message_stop"}
+
+"#;
 
 /// One host whose money is spent, and one that answers.
 #[derive(Debug, Default)]
@@ -53,6 +73,13 @@ impl Transport for Provider {
                 StatusCode::TOO_MANY_REQUESTS,
                 CAPPED.to_owned(),
             ),
+            _ if request
+                .body
+                .windows(STREAMED.len())
+                .any(|part| part == STREAMED) =>
+            {
+                (&self.answered, StatusCode::OK, STREAM.to_owned())
+            }
             _ => (&self.answered, StatusCode::OK, ANSWER.to_owned()),
         };
         count.fetch_add(1, Ordering::Relaxed);

@@ -345,7 +345,11 @@ impl<E: Send> Walk<E> {
                 let rejected = rejected_for(limiter.name(), exhausted);
                 let why = rejected.why;
                 self.report.rejected = Some(rejected);
-                Err(Left::Fell(Cause::Quota, why.as_str()))
+                let cause = match why {
+                    Rejection::SpendCap => Cause::Credential,
+                    _ => Cause::Quota,
+                };
+                Err(Left::Fell(cause, why.as_str()))
             }
             Err(unanswered) => {
                 let why = rejection(unanswered);

@@ -9,7 +9,7 @@ use super::{Exhausted, Lease, Limiter, Note, Reply, Reservation, waiting};
 use crate::event::EventKind;
 use crate::policy::InvalidPolicy;
 use crate::policy::overtaking::Overtaking;
-use crate::policy::quota::{Axis, LeaseId, Quota, QuotaSettings};
+use crate::policy::quota::{LeaseId, NotUntil, Quota, QuotaSettings};
 use crate::policy::wait_queue::{Entry, WaitQueue};
 
 /// How often leases past their end and waiters that left are looked for.
@@ -113,7 +113,7 @@ impl LimiterState {
                 Ok(id) => return grant(reply, limiter, id),
                 // Nobody is refused by a guess who can wait to see.
                 Err(refusal) if refusal.at > reservation.until && !(refusal.is_guess && waits) => {
-                    return refuse(reply, refusal.at, refusal.axis, false);
+                    return refuse(reply, refusal.into());
                 }
                 Err(_) => {}
             }
@@ -129,10 +129,10 @@ impl LimiterState {
         };
         let turn = later(now, expected);
         if !waits {
-            return refuse(reply, turn.max(now + SOONEST), None, false);
+            return refuse(reply, self.too_late(turn.max(now + SOONEST), now));
         }
         if turn > reservation.until {
-            return refuse(reply, turn, None, false);
+            return refuse(reply, self.too_late(turn, now));
         }
         if self.queue.len() >= self.queue.bound() {
             // Those who have left must not keep others out until the next round.
@@ -158,7 +158,13 @@ impl LimiterState {
                 until: turn,
                 position: ahead.calls + 1,
             }),
-            Err(waiter) => refuse(waiter.reply, turn.max(now + SOONEST), None, true),
+            Err(waiter) => refuse(
+                waiter.reply,
+                Exhausted {
+                    full: true,
+                    ..self.too_late(turn.max(now + SOONEST), now)
+                },
+            ),
         }
     }
 
@@ -172,7 +178,8 @@ impl LimiterState {
             let ahead = self.queue.ahead(late.priority, &late.tenant);
             let wait = self.quota.wait_behind(ahead.cost, late.cost, now);
             let wait = self.overtaking.expect(late.priority, wait).max(SOONEST);
-            refuse(late.item.reply, later(now, wait), None, false);
+            let refusal = self.too_late(later(now, wait), now);
+            refuse(late.item.reply, refusal);
         }
         let mut turn = None;
         let mut served = 0;
@@ -195,6 +202,12 @@ impl LimiterState {
                     }
                     None => drop(self.quota.refund(id, now)),
                 },
+                // A stop is no queue: who can't outwait it goes on at once.
+                Err(refusal) if refusal.stopped_by.is_some() && refusal.at > first.deadline => {
+                    if let Some(waiting) = self.queue.pop_first() {
+                        refuse(waiting.item.reply, refusal.into());
+                    }
+                }
                 Err(refusal) => {
                     turn = Some(refusal.at);
                     break;
@@ -216,6 +229,16 @@ impl LimiterState {
             .min()
             .map(|at| at.max(now + Duration::from_millis(1)));
         Next { at, more }
+    }
+
+    /// What is said to a call whose turn would come later than it waits.
+    fn too_late(&self, turn: Instant, now: Instant) -> Exhausted {
+        Exhausted {
+            ready_at: turn,
+            axis: None,
+            stopped_by: self.quota.stopped_by(now),
+            full: false,
+        }
     }
 
     /// Looks for leases past their end and, part by part, for waiters that left.
@@ -251,11 +274,18 @@ fn grant(reply: Reply, limiter: &Limiter, id: LeaseId) {
     })));
 }
 
-fn refuse(reply: Reply, ready_at: Instant, axis: Option<Axis>, full: bool) {
+fn refuse(reply: Reply, exhausted: Exhausted) {
     // Err means that the asker has left.
-    drop(reply.send(Err(Exhausted {
-        ready_at,
-        axis,
-        full,
-    })));
+    drop(reply.send(Err(exhausted)));
+}
+
+impl From<NotUntil> for Exhausted {
+    fn from(refusal: NotUntil) -> Self {
+        Self {
+            ready_at: refusal.at,
+            axis: refusal.axis,
+            stopped_by: refusal.stopped_by,
+            full: false,
+        }
+    }
 }

@@ -180,6 +180,38 @@ async fn a_wait_past_the_deadline_is_told_by_the_tenants_own_backlog() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_spend_cap_sends_those_who_wait_on_at_once_and_says_so() {
+    let system = system().await;
+    let quota = quota(&system, 1, 1_000).await;
+    let mut answers = JoinSet::new();
+    for number in 0..20 {
+        ask(&mut answers, &quota, number, terms("a", 1, 100 * SECOND)).await;
+    }
+    let (first, _, granted) = answers.join_next().await.unwrap().unwrap();
+    assert_eq!((first, granted.is_ok()), (0, true));
+    let capped = Instant::now();
+    quota.learn(Learned {
+        stop_for: Some(600 * SECOND),
+        refused_by: Some(RefusedBy::SpendCap),
+        ..Learned::default()
+    });
+    let late = quota.reserve(terms("a", 1, 100 * SECOND)).await;
+    let mut refused = vec![late.unwrap_err()];
+    while let Some(answer) = answers.join_next().await {
+        refused.push(answer.unwrap().2.unwrap_err());
+    }
+    assert!(capped.elapsed() < SECOND, "{:?}", capped.elapsed());
+    assert_eq!(refused.len(), 20);
+    for refused in refused {
+        assert_eq!(refused.why, Rejection::SpendCap);
+        let until = refused.retry_after.unwrap();
+        assert!(until > 599 * SECOND && until <= 600 * SECOND, "{until:?}");
+    }
+    let shown = &system.snapshot().limiters[0].quota;
+    assert_eq!(shown.stopped_by, Some(RefusedBy::SpendCap));
+}
+
+#[tokio::test(start_paused = true)]
 async fn tenants_share_what_each_is_short_of() {
     let system = system().await;
     // One call's worth of requests is a thousand tokens' worth of input.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use self::burst::Burst;
 use self::gate::Gate;
 use self::leases::{Lease, Leases, Marks};
+use self::lone::LoneRefusals;
 use self::ramp::{Ramp, Used};
 use self::twin::Twin;
 use super::InvalidPolicy;
@@ -27,6 +28,7 @@ mod hearing;
 mod lately;
 mod learned;
 mod leases;
+mod lone;
 mod ramp;
 mod settings;
 #[cfg(test)]
@@ -50,7 +52,8 @@ pub struct Quota {
     axes: [Option<Twin>; 3],
     leases: Leases,
     outstanding: [u128; 3],
-    stopped_until: Option<Instant>,
+    stopped: Option<Stop>,
+    lone: LoneRefusals,
     /// Requests lately.
     used: Used,
     ramp: Option<Ramp>,
@@ -76,7 +79,8 @@ impl Quota {
             axes,
             leases: Leases::default(),
             outstanding: [0; 3],
-            stopped_until: None,
+            stopped: None,
+            lone: LoneRefusals::default(),
             used: Used::new(now),
             ramp: None,
             gate: settings.find_burst.then(Gate::new).transpose()?,
@@ -214,7 +218,7 @@ impl Quota {
     #[must_use]
     pub fn wait_behind(&self, ahead: Cost, own: Cost, now: Instant) -> Duration {
         // During a stop a bucket fills up to its burst and what comes after is lost.
-        let start = self.stopped_until.map_or(now, |until| until.max(now));
+        let start = self.stopped.map_or(now, |stop| stop.until.max(now));
         let mut end = start;
         for axis in Axis::ALL {
             let Some(twin) = &self.axes[axis.index()] else {
@@ -266,6 +270,7 @@ impl Quota {
     /// What there is to see at `now`.
     #[must_use]
     pub fn view(&self, now: Instant) -> QuotaView {
+        let stop = self.stop_at(now);
         let view = |twin: &Twin| AxisView {
             limit: twin.limit(),
             burst: twin.burst().tokens(),
@@ -275,7 +280,8 @@ impl Quota {
         };
         QuotaView {
             axes: self.axes.each_ref().map(|twin| twin.as_ref().map(view)),
-            stopped_until: self.stopped_until.filter(|&until| until > now),
+            stopped_until: stop.map(|stop| stop.until),
+            stopped_by: stop.and_then(|stop| stop.by),
             concurrency: self
                 .gate
                 .as_ref()
@@ -288,7 +294,7 @@ impl Quota {
     }
 
     fn ready(&self, cost: Cost, now: Instant) -> NotUntil {
-        let mut ready = NotUntil::at(now, None);
+        let mut ready = NotUntil::lacking(now, None);
         for axis in Axis::ALL {
             let needed = cost.on(axis);
             let Some(twin) = &self.axes[axis.index()] else {
@@ -300,7 +306,7 @@ impl Quota {
             }
             let at = twin.bucket().ready_at(needed, now);
             if at > ready.at {
-                ready = NotUntil::at(at, Some(axis));
+                ready = NotUntil::lacking(at, Some(axis));
             }
         }
         if let Some(ramp) = &self.ramp
@@ -308,7 +314,7 @@ impl Quota {
         {
             let at = ramp.ready_at(cost.requests, now);
             if at > ready.at {
-                ready = NotUntil::at(at, None);
+                ready = NotUntil::lacking(at, None);
             }
         }
         if let Some(gate) = self.gate.as_ref().filter(|_| self.is_blind())
@@ -317,15 +323,28 @@ impl Quota {
             && closed.until > ready.at
         {
             ready = NotUntil {
-                at: closed.until,
-                axis: None,
                 is_guess: closed.is_guess,
+                ..NotUntil::lacking(closed.until, None)
             };
         }
-        match self.stopped_until {
-            Some(until) if until > now && until >= ready.at => NotUntil::at(until, None),
+        match self.stop_at(now) {
+            Some(stop) if stop.until >= ready.at => NotUntil {
+                stopped_by: stop.by,
+                ..NotUntil::lacking(stop.until, None)
+            },
             _ => ready,
         }
+    }
+
+    /// What stops the quota at `now`.
+    fn stop_at(&self, now: Instant) -> Option<Stop> {
+        self.stopped.filter(|stop| stop.until > now)
+    }
+
+    /// Which limit stops the quota at `now`, if one does and was named.
+    #[must_use]
+    pub fn stopped_by(&self, now: Instant) -> Option<RefusedBy> {
+        self.stop_at(now)?.by
     }
 
     /// Whether no limit is known at all.
@@ -374,23 +393,33 @@ pub struct NotUntil {
     /// It is only when to look again: too many attempts are in flight, and none has shown yet how long
     /// one takes.
     pub is_guess: bool,
+    /// Which limit has stopped it, where that was said.
+    pub stopped_by: Option<RefusedBy>,
 }
 
 impl NotUntil {
-    const fn at(at: Instant, axis: Option<Axis>) -> Self {
+    const fn lacking(at: Instant, axis: Option<Axis>) -> Self {
         Self {
             at,
             axis,
             is_guess: false,
+            stopped_by: None,
         }
     }
+}
+
+/// Nothing is admitted for a while, whatever the buckets hold.
+#[derive(Debug, Clone, Copy)]
+struct Stop {
+    until: Instant,
+    by: Option<RefusedBy>,
 }
 
 fn burst_of(settings: &QuotaSettings, axis: Axis, limit: u64) -> Burst {
     if settings.find_burst {
         Burst::search(limit, axis)
     } else {
-        Burst::fixed(settings.burst_of(limit), limit)
+        Burst::fixed(settings.burst_of(limit))
     }
 }
 

@@ -77,6 +77,12 @@ impl Target {
         self.inner.breaker.force(mode);
     }
 
+    /// The quota that its attempts are taken from, where it has one.
+    #[must_use]
+    pub fn quota(&self) -> Option<&Quota> {
+        self.inner.quota.as_ref()
+    }
+
     pub(crate) fn breaker(&self) -> &Breaker {
         &self.inner.breaker
     }

@@ -76,9 +76,9 @@ pub(super) fn read_hedge(
                 "`{name}` is \"next\", and the ladder has no second target: add one, or write \"same\""
             );
             doc.refuse(&next.span(), what);
-        } else if !targets.any(|rung| rung.on.contains(Cause::AttemptsSpent)) {
+        } else if !targets.any(|rung| is_led_to_by_silence(rung)) {
             let what = format!(
-                "`{name}` is \"next\", and no second attempt is ever made: a slow attempt's other goes where \"attempts_spent\" leads, and it leads to no target; add it to the `on` of one, or write \"same\""
+                "`{name}` is \"next\", and no second attempt is ever made: a slow attempt's other goes where \"attempts_spent\" or \"overloaded\" leads, and neither leads to a target; add one of them to a target's `on`, or write \"same\""
             );
             doc.warn(Some(&next.span()), what);
         }
@@ -104,6 +104,11 @@ pub(super) fn read_hedge(
     present.then_some(hedge)
 }
 
+/// See `Ladder::next_after_silence`.
+fn is_led_to_by_silence(rung: &Rung) -> bool {
+    rung.on.contains(Cause::AttemptsSpent) || rung.on.contains(Cause::Overloaded)
+}
+
 /// Warns of second attempts for which a call has none to spare.
 pub(super) fn check_hedge(section: &Section<'_>, route: &Route) {
     let (Some(hedge), Ok(mut walk)) = (route.hedge, route.walk()) else {
@@ -118,7 +123,7 @@ pub(super) fn check_hedge(section: &Section<'_>, route: &Route) {
         HedgeOn::Same => Some(first),
         HedgeOn::Next => walk.next_after_silence(),
     };
-    if !beside.is_some_and(|rung| walk.may_attempt_beside(rung)) {
+    if beside.is_some_and(|rung| !walk.may_attempt_beside(rung)) {
         let what = format!(
             "route `{}`: its first target never gets a second attempt beside a slow one, which would be one of the attempts that a call has ({}): raise `retry.attempts` or those of the rung, or leave `hedge` out",
             route.name, route.retry.attempts

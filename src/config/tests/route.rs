@@ -189,7 +189,7 @@ fn a_hedge_that_no_target_takes_is_pointed_out() {
     };
     let said = warning.to_string();
     assert!(
-        said.contains("hedge.on` is \"next\"") && said.contains("\"attempts_spent\" leads"),
+        said.contains("hedge.on` is \"next\"") && said.contains("\"attempts_spent\" or"),
         "{said}"
     );
     assert_eq!(warning.place.as_ref().map(|place| place.column), Some(16));

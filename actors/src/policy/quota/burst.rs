@@ -36,9 +36,8 @@ pub(super) struct Burst {
 }
 
 impl Burst {
-    /// One that is set, of an axis with this limit a minute.
-    pub(super) fn fixed(tokens: u64, per_minute: u64) -> Self {
-        let tokens = tokens.min(most(per_minute));
+    /// One that is set.
+    pub(super) const fn fixed(tokens: u64) -> Self {
         Self {
             tokens,
             found: false,
@@ -120,11 +119,6 @@ fn most(per_minute: u64) -> u64 {
     part(per_minute, SPENT).max(1)
 }
 
-/// What is never spent as a burst.
-pub(super) fn kept(per_minute: u64) -> u64 {
-    per_minute - most(per_minute).min(per_minute)
-}
-
 fn part(whole: u64, (of, parts): (u64, u64)) -> u64 {
     let part = u128::from(whole) * u128::from(of) / u128::from(parts);
     u64::try_from(part).unwrap_or(u64::MAX)
@@ -183,7 +177,7 @@ mod tests {
             burst.proven(u64::MAX);
         }
         assert_eq!(burst.tokens(), 540);
-        let mut fixed = Burst::fixed(10, 600);
+        let mut fixed = Burst::fixed(10);
         fixed.proven(300);
         assert!(!fixed.refused(LeaseId::nth(1), LeaseId::nth(1), 10));
         assert_eq!(fixed.tokens(), 10);

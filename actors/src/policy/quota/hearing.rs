@@ -5,7 +5,9 @@ use tokio::time::Instant;
 use super::leases::Lease;
 use super::ramp::Ramp;
 use super::twin::{Of, Twin};
-use super::{Axis, AxisWord, LONGEST_STOP, Learned, LeaseId, Quota, RefusedBy, burst_of, later};
+use super::{
+    Axis, AxisWord, LONGEST_STOP, Learned, LeaseId, Quota, RefusedBy, Stop, burst_of, later,
+};
 
 impl Quota {
     /// Takes in what a provider said about its limits, apart from any attempt.
@@ -18,7 +20,7 @@ impl Quota {
             let Some(word) = word else { continue };
             self.learn_limit(axis, word, now);
             if let (Some(remaining), Some(twin)) = (word.remaining, &mut self.axes[axis.index()]) {
-                twin.lower_to(remaining, word, now);
+                twin.lower_to(remaining, now);
             }
         }
         self.stop(learned, now);
@@ -64,16 +66,39 @@ impl Quota {
             Some(RefusedBy::Ramp) => {
                 self.ramp = Ramp::refused(self.ramp, id, last, &self.used, now);
             }
-            Some(RefusedBy::Connections | RefusedBy::Whole) | None => {}
+            Some(RefusedBy::Connections | RefusedBy::SpendCap | RefusedBy::Window) | None => {}
         }
-        self.stop(learned, now);
+        if learned.accepted {
+            self.lone.accepted();
+        }
+        let binds_all = learned
+            .hint
+            .is_some_and(|hint| self.could_hold(&lease) && self.lone.refused(hint, now));
+        let bound = learned.hint.filter(|_| binds_all);
+        let stop_for = learned.stop_for.or(bound);
+        let learned = Learned {
+            stop_for,
+            ..*learned
+        };
+        self.stop(&learned, now);
     }
 
     fn stop(&mut self, learned: &Learned, now: Instant) {
-        if let Some(stop) = learned.stop_for {
-            let until = later(now, stop.min(LONGEST_STOP));
-            self.stopped_until = Some(self.stopped_until.map_or(until, |old| old.max(until)));
+        let Some(stop_for) = learned.stop_for else {
+            return;
+        };
+        let until = later(now, stop_for.min(LONGEST_STOP));
+        if self.stopped.is_none_or(|old| old.until < until) {
+            let by = learned.refused_by;
+            self.stopped = Some(Stop { until, by });
         }
+    }
+
+    /// Whether a lease's request fits into buckets that are full.
+    fn could_hold(&self, lease: &Lease) -> bool {
+        let twins = Axis::ALL.into_iter().zip(&self.axes);
+        let mut limited = twins.filter_map(|(axis, twin)| Some((axis, twin.as_ref()?)));
+        limited.all(|(axis, twin)| lease.cost.on(axis) <= twin.limit())
     }
 
     fn learn_limit(&mut self, axis: Axis, word: &AxisWord, now: Instant) {

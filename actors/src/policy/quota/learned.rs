@@ -15,7 +15,11 @@ pub struct Learned {
     pub axes: [Option<AxisWord>; 3],
     /// Nothing is admitted before this has passed; cut to a month.
     pub stop_for: Option<Duration>,
-    /// Which limit refused the request; none if it was accepted, or refused for another reason.
+    /// The wait that a refusal told its own request and nobody else. A second one in a row, before it
+    /// has passed, stops the quota for as long.
+    pub hint: Option<Duration>,
+    /// Which limit refused the request, and is behind the stop; none if it was accepted, or refused for
+    /// another reason.
     pub refused_by: Option<RefusedBy>,
     /// The request was accepted: what was spent before it was allowed.
     pub accepted: bool,
@@ -37,7 +41,7 @@ pub struct AxisWord {
 }
 
 /// The limit that refused a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefusedBy {
     /// A bucket of tokens or requests; which one, where the provider says so.
@@ -46,6 +50,22 @@ pub enum RefusedBy {
     Ramp,
     /// The number of requests at the same time.
     Connections,
-    /// Something that only time or people change: a spend cap, a subscription's window.
-    Whole,
+    /// What may be spent on the credential behind it: money helps, or another credential.
+    SpendCap,
+    /// What a subscription gives for some hours or days.
+    Window,
+}
+
+impl RefusedBy {
+    /// Stable lower-case word for logs, metrics and status.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bucket(_) => "bucket",
+            Self::Ramp => "ramp",
+            Self::Connections => "connections",
+            Self::SpendCap => "spend_cap",
+            Self::Window => "window",
+        }
+    }
 }

@@ -17,9 +17,7 @@ pub struct QuotaSettings {
     pub input_per_minute: Option<u64>,
     /// Output tokens a minute.
     pub output_per_minute: Option<u64>,
-    /// A bucket holds what its rate brings in this time, and at least 1; at most a minute. The last tenth
-    /// of a minute's limit is never spent at once: below it the bucket is paced by what comes in, so that
-    /// it is full again in time without having been empty.
+    /// A bucket holds what its rate brings in this time, and at least 1; at most a minute.
     ///
     /// One second by default: Anthropic warns that 60 requests a minute may be enforced as 1 a second.
     pub burst: Duration,

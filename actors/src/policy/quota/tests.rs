@@ -248,13 +248,9 @@ fn a_word_without_a_lease_only_lowers() {
         quota.learn(&learned, now);
         [1, 2].map(|axis| levels(quota, now)[axis])
     };
-    // A tenth of the minute's limit is left alone.
     assert_eq!(say(&mut quota, 50_000), [10_000, 10_000]);
-    assert_eq!(say(&mut quota, 13_000), [7_000, 7_000]);
+    assert_eq!(say(&mut quota, 7_000), [7_000, 7_000]);
     assert_eq!(say(&mut quota, 60_000), [7_000, 7_000]);
-    // Below it a second is waited at a time, however much is missing.
-    assert_eq!(say(&mut quota, 0), [-1_000, -1_000]);
-    assert_eq!(say(&mut quota, 0), [-1_000, -1_000]);
 }
 
 #[test]
@@ -275,9 +271,104 @@ fn a_stop_holds_everything_and_is_never_shortened() {
             .unwrap_err()
     };
     let until = now + Duration::from_secs(30);
-    assert_eq!(stop(30), NotUntil::at(until, None));
-    assert_eq!(stop(2), NotUntil::at(until, None));
-    assert_eq!(stop(u64::MAX), NotUntil::at(now + LONGEST_STOP, None));
+    assert_eq!(stop(30), NotUntil::lacking(until, None));
+    assert_eq!(stop(2), NotUntil::lacking(until, None));
+    assert_eq!(stop(u64::MAX), NotUntil::lacking(now + LONGEST_STOP, None));
+}
+
+#[test]
+fn a_stop_says_which_limit_is_behind_it() {
+    let now = Instant::now();
+    let mut quota = quota(now);
+    let mut stop = |secs, refused_by| {
+        let learned = Learned {
+            stop_for: Some(Duration::from_secs(secs)),
+            refused_by,
+            ..Learned::default()
+        };
+        quota.learn(&learned, now);
+        let refused = quota.try_reserve(cost(1, 1, 1), now + MINUTE, now);
+        (refused.unwrap_err().stopped_by, quota.view(now).stopped_by)
+    };
+    assert_eq!(stop(30, None), (None, None));
+    let cap = Some(RefusedBy::SpendCap);
+    assert_eq!(stop(60, cap), (cap, cap));
+    let shorter = stop(40, Some(RefusedBy::Bucket(None)));
+    assert_eq!(shorter, (cap, cap));
+    let after = now + MINUTE;
+    assert_eq!(quota.stopped_by(after), None);
+    assert!(
+        quota
+            .try_reserve(cost(1, 1, 1), after + MINUTE, after)
+            .is_ok()
+    );
+}
+
+/// A quota that knows nothing, and what the first answer makes of it.
+fn taught(learned: &Learned, sent: Cost, now: Instant) -> Quota {
+    let settings = QuotaSettings {
+        find_burst: true,
+        ..QuotaSettings::default()
+    };
+    let mut quota = Quota::new(settings, now).unwrap();
+    let lease = quota.try_reserve(sent, now + MINUTE, now).unwrap();
+    quota.heard(lease, learned, now);
+    quota.settle(lease, Cost::ZERO, now);
+    quota
+}
+
+#[test]
+fn an_empty_bucket_is_waited_for_as_told_and_not_until_it_is_full() {
+    let now = Instant::now();
+    let empty = Learned {
+        axes: [word(Some(60), Some(0)), None, None],
+        stop_for: Some(MINUTE / 2),
+        refused_by: Some(RefusedBy::Bucket(Some(Axis::Requests))),
+        ..Learned::default()
+    };
+    let quota = taught(&empty, cost(1, 10, 10), now);
+    assert_eq!(quota.ready_at(cost(1, 10, 10), now), now + MINUTE / 2);
+}
+
+#[test]
+fn a_full_bucket_that_refuses_two_requests_in_a_row_is_waited_for_by_all() {
+    let now = Instant::now();
+    let hint = MINUTE / 2;
+    let full = |limit| Learned {
+        axes: [
+            word(Some(60), Some(60)),
+            word(Some(limit), Some(limit)),
+            None,
+        ],
+        hint: Some(hint),
+        refused_by: Some(RefusedBy::Bucket(None)),
+        ..Learned::default()
+    };
+    let stops = |input, accepted: bool| {
+        let mut quota = taught(&full(30_000), cost(1, input, 0), now);
+        let mut at = now;
+        let mut send = |learned: &Learned| {
+            at = quota.ready_at(cost(1, input, 0), at).max(at);
+            let lease = quota.try_reserve(cost(1, input, 0), at + MINUTE, at);
+            let lease = lease.unwrap();
+            quota.heard(lease, learned, at);
+            quota.settle(lease, Cost::ZERO, at);
+            (at, quota.view(at))
+        };
+        if accepted {
+            let (at, _) = send(&Learned {
+                accepted: true,
+                ..Learned::default()
+            });
+            assert!(at < now + hint);
+        }
+        let (at, view) = send(&full(30_000));
+        assert!(at < now + hint, "the first stopped nobody");
+        view.stopped_until.map(|until| until - at)
+    };
+    assert_eq!(stops(10, false), Some(hint));
+    assert_eq!(stops(10, true), None, "something passes");
+    assert_eq!(stops(40_000, false), None, "too large for a full bucket");
 }
 
 #[test]
@@ -372,6 +463,7 @@ fn any_learned() -> impl Strategy<Value = Learned> {
         |(a, b, c, refused_by, stop_for, accepted)| Learned {
             axes: [a, b, c],
             stop_for,
+            hint: stop_for,
             refused_by,
             accepted,
         },
@@ -494,73 +586,6 @@ proptest! {
             prop_assert_eq!(replay.quota.outstanding(), held);
             prop_assert_eq!(replay.quota.in_flight(), open.len());
         }
-    }
-
-    /// Whatever the burst, a provider's bucket of the same minute keeps its last tenth: the rest is spent
-    /// as it comes in. Over a minute nothing of the refill is lost for that.
-    #[test]
-    fn the_last_tenth_of_a_minute_is_never_spent_as_a_burst(
-        per_minute in 1_u64..100_000,
-        burst_ms in 1_000_u64..=60_000,
-        parts in prop::collection::vec((1_u64..20, 0_u64..2_000), 1..80),
-    ) {
-        let mut now = Instant::now();
-        let settings = QuotaSettings {
-            input_per_minute: Some(per_minute),
-            burst: Duration::from_millis(burst_ms),
-            ..QuotaSettings::default()
-        };
-        let mut quota = Quota::new(settings, now).unwrap();
-        let mut provider = TokenBucket::new(per_minute, per_minute, now).unwrap();
-        let most = quota.view(now).axes[1].unwrap().burst;
-        for (part, passed) in parts {
-            now += Duration::from_millis(passed);
-            let wanted = cost(0, (per_minute / part).clamp(1, most), 0);
-            while quota.try_reserve(wanted, now + MINUTE, now).is_ok() {
-                provider.take(wanted.input, now);
-            }
-            let left = provider.available(now);
-            let tenth = i64::try_from(per_minute / 10).unwrap();
-            prop_assert!(left >= tenth || per_minute == 1, "{left} of {per_minute}");
-            // Whoever wants one more waits for no more than it takes to come in.
-            let ready = quota.ready_at(cost(0, 1, 0), now);
-            prop_assert!(ready - now <= MINUTE / u32::try_from(per_minute).unwrap() + Duration::from_nanos(1));
-        }
-    }
-
-    /// The same where the provider's limit is above the configured ceiling and others spend of it: as soon
-    /// as an answer tells of it, nothing is admitted out of the last tenth but what a second brings.
-    #[test]
-    fn below_a_tenth_of_the_providers_limit_only_what_comes_in_is_spent(
-        ceiling in 60_u64..10_000,
-        above in 1_u64..100_000,
-        left in 0_u64..1_000,
-        by_lease in any::<bool>(),
-    ) {
-        let now = Instant::now();
-        let settings = QuotaSettings {
-            input_per_minute: Some(ceiling),
-            burst: MINUTE,
-            ..QuotaSettings::default()
-        };
-        let mut quota = Quota::new(settings, now).unwrap();
-        let limit = ceiling + above;
-        let remaining = limit / 10 * left / 1_000;
-        let learned = Learned {
-            axes: [None, word(Some(limit), Some(remaining)), None],
-            accepted: true,
-            ..Learned::default()
-        };
-        let id = quota.try_reserve(cost(1, 1, 0), now + MINUTE, now).unwrap();
-        if by_lease {
-            quota.heard(id, &learned, now);
-        } else {
-            quota.learn(&learned, now);
-        }
-        let ready = quota.ready_at(cost(0, 1, 0), now);
-        prop_assert!(ready > now, "at {remaining} of {limit}");
-        let one_more = MINUTE / u32::try_from(ceiling).unwrap() + Duration::from_nanos(1);
-        prop_assert!(ready <= now + Duration::from_secs(1) + one_more);
     }
 
     /// Whatever a provider, a caller and a clock say, nothing overflows, no wait is endless and every lease

@@ -11,7 +11,7 @@
 
 use tokio::time::Instant;
 
-use super::burst::{Burst, kept};
+use super::burst::Burst;
 use super::foreign::Foreign;
 use super::lately::Lately;
 use super::{Axis, AxisWord, LeaseId};
@@ -165,12 +165,10 @@ impl Twin {
         self.set_rate(now);
     }
 
-    /// Lowers the level to what a word that can't be held against a level says is left, but for the part
-    /// that is kept.
-    pub(super) fn lower_to(&mut self, remaining: u64, word: &AxisWord, now: Instant) {
-        let kept = kept(word.limit.unwrap_or(self.known.limit));
-        let spare = i128::from(remaining) - i128::from(kept);
-        self.bucket.lower_to(saturate(spare.max(self.least())), now);
+    /// Lowers the level to what a word without a lease says is left.
+    pub(super) fn lower_to(&mut self, level: u64, now: Instant) {
+        self.bucket
+            .lower_to(i64::try_from(level).unwrap_or(i64::MAX), now);
     }
 
     /// From what others took a second's wait follows at a time, and no more: a bucket that others keep
@@ -189,7 +187,8 @@ impl Twin {
         let Some(raw) = self.implied(word) else {
             return;
         };
-        self.bucket.set_level(saturate(raw), granted);
+        self.bucket
+            .set_level(saturate(raw.max(self.least())), granted);
         self.bucket.take(later, now);
     }
 
@@ -200,7 +199,7 @@ impl Twin {
         };
         // Another bucket than this: its rate is above the ceiling that holds here.
         if limit != self.known.limit {
-            return self.lower_to(remaining, word, now);
+            return self.lower_to(remaining, now);
         }
         // An older lease's answer speaks of a time before what is known already.
         if self.known.heard.is_some_and(|heard| of.lease <= heard) {

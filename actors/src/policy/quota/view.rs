@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::Cost;
+use super::{Cost, RefusedBy};
 
 /// A quota as status shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub struct QuotaView {
     pub axes: [Option<AxisView>; 3],
     /// Until when nothing is admitted.
     pub stopped_until: Option<Instant>,
+    /// Which limit is behind that, where it was said.
+    pub stopped_by: Option<RefusedBy>,
     /// Attempts that may be in flight while no limit is known; absent once one is.
     pub concurrency: Option<u32>,
     /// Requests a minute that the provider's dislike of growth leaves; absent while it showed none.

@@ -10,7 +10,7 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use seawall::client::{Accuracy, Seawall};
 use seawall_actors::policy::circuit;
-use seawall_actors::policy::quota::Axis;
+use seawall_actors::policy::quota::{Axis, RefusedBy};
 use seawall_actors::policy::wait_queue::Priority;
 use seawall_actors::snapshot::{LimiterSnapshot, QueueSnapshot, Snapshot};
 use serde_json::{Value, json};
@@ -221,6 +221,7 @@ fn limiter(limiter: &LimiterSnapshot, now: Instant) -> Value {
         "most_in_flight": quota.concurrency,
         "ramp_per_minute": quota.ramp_per_minute,
         "stopped_for_ms": quota.stopped_until.map(|at| millis_until(at, now)),
+        "stopped_by": quota.stopped_by.map(RefusedBy::as_str),
     })
 }
 

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use seawall::client::ask::{Report, Skipped};
 use seawall::config::cause_word;
 use seawall::error::Error;
-use seawall::provider::anthropic::error_body;
+use seawall::provider::anthropic::{coded_error_body, error_body};
 use seawall_actors::error::{Rejected, Rejection};
 
 use super::admit::Stranger;
@@ -96,6 +96,12 @@ pub(crate) fn failure(error: Error) -> Response {
                 _ => Some(false),
             };
             let mut answer = own(status, error_type, &message, again, retry_after);
+            if let Error::Capped { judged, .. } = &error
+                && let Some(code) = &judged.error_code
+            {
+                let body = coded_error_body(error_type, code, &message);
+                *answer.body_mut() = Body::from(body);
+            }
             if let Some(report) = error.report() {
                 stamp(answer.headers_mut(), report);
             }
@@ -104,11 +110,22 @@ pub(crate) fn failure(error: Error) -> Response {
     }
 }
 
+/// The longest wait after which a client is asked to come again: what an official SDK gives a whole
+/// call by default. It would sleep through any wait that it is told, up to 49 days.
+const LONGEST_RETURN: Duration = Duration::from_mins(10);
+
 /// Whether a call that was refused before any attempt does right to come again: at a time that is
-/// known, or because whoever takes over from a gateway that leaves will serve it.
+/// known and near, or because whoever takes over from a gateway that leaves will serve it.
 fn is_worth_coming_back(rejected: &Rejected) -> bool {
-    let leaving = matches!(rejected.why, Rejection::Draining | Rejection::Stopped);
-    leaving || rejected.retry_after.is_some()
+    match rejected.why {
+        Rejection::Draining | Rejection::Stopped => true,
+        Rejection::SpendCap => false,
+        _ => rejected.retry_after.is_some_and(is_near),
+    }
+}
+
+fn is_near(wait: Duration) -> bool {
+    wait <= LONGEST_RETURN
 }
 
 /// A request that was not let in.
@@ -125,7 +142,8 @@ pub(crate) fn stranger(stranger: Stranger) -> Response {
 /// A request over one of its client's own limits.
 pub(crate) fn over_limit(message: &str, wait: Duration) -> Response {
     let status = StatusCode::TOO_MANY_REQUESTS;
-    let mut answer = own(status, "rate_limit_error", message, Some(true), Some(wait));
+    let again = Some(is_near(wait));
+    let mut answer = own(status, "rate_limit_error", message, again, Some(wait));
     let headers = answer.headers_mut();
     // Official SDKs look for it first; the other header knows whole seconds only.
     let millis = wait.as_micros().div_ceil(1_000).max(1).to_string();
@@ -250,6 +268,9 @@ mod tests {
             (Rejection::Stopped, None, 503, "true"),
             (Rejection::BreakerOpen, Some(7), 529, "true"),
             (Rejection::QuotaExhausted, Some(7), 429, "true"),
+            (Rejection::QuotaExhausted, Some(600), 429, "true"),
+            (Rejection::QuotaExhausted, Some(601), 429, "false"),
+            (Rejection::SpendCap, Some(7), 429, "false"),
             (Rejection::BreakerOpen, None, 529, "false"),
             (Rejection::RetryBudget, None, 529, "false"),
             (Rejection::QueueFull, None, 529, "false"),

@@ -51,6 +51,7 @@ impl Provider {
         Learned {
             axes: [word(Some(self.limit), Some(remaining)), None, None],
             stop_for: (!accepted).then_some(hint),
+            hint: None,
             refused_by: (!accepted).then_some(RefusedBy::Bucket(None)),
             accepted,
         }
