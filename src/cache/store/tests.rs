@@ -224,14 +224,20 @@ async fn a_disk_that_is_too_slow_is_left_out_and_counted() {
 #[tokio::test]
 async fn what_is_put_in_while_the_disk_is_read_stays() {
     let folder = Folder::new("race");
-    let store = on_disk(&folder.file(), 1 << 22).unwrap();
+    let mut store = on_disk(&folder.file(), 1 << 22).unwrap();
     store.put(key(1), entry("old", at(0)));
     store.flush().await;
     store.memory.invalidate_all();
+    // The disk's thread waits for the other connection, and the lookup behind it.
+    let other = rusqlite::Connection::open(folder.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    store.put(key(2), entry("b", at(0)));
+    store.disk.as_mut().unwrap().patience = Duration::from_secs(60);
     let one = key(1);
     let mut finding = Box::pin(store.find(&one, at(2), AGES));
     assert!(futures_util::poll!(&mut finding).is_pending());
     store.put(key(1), entry("new", at(1)));
+    other.execute_batch("COMMIT").unwrap();
     let found = finding.await.unwrap();
     assert_eq!(*found.entry, entry("old", at(0)));
     let hit = store.find(&key(1), at(2), AGES).await.unwrap();
