@@ -8,12 +8,14 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use ::http::{HeaderMap, Method, StatusCode, Uri};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
+use tokio::time::timeout;
 
 mod connections;
 pub mod http;
@@ -32,6 +34,22 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     ///
     /// [`TransportError`] when no status line came back.
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>>;
+
+    /// The same, but waits for the headers no longer than `patience` from when the request has its
+    /// connection. Without connections of its own, a transport has one from the start.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), and [`Broken::HeadersTimeout`].
+    fn send_within(
+        &self,
+        request: Request,
+        patience: Duration,
+    ) -> BoxFuture<'_, Result<Response, TransportError>> {
+        let answered = timeout(patience, self.send(request));
+        let late = |_| Err(TransportError::new(Broken::HeadersTimeout));
+        async move { answered.await.unwrap_or_else(late) }.boxed()
+    }
 }
 
 /// One request on the wire. Cloning is cheap: the body is shared.
@@ -156,6 +174,9 @@ pub enum Broken {
     /// No connection within the connect timeout.
     #[error("connecting to the provider took longer than the connect timeout")]
     ConnectTimeout,
+    /// No status line within the patience that it was sent with.
+    #[error("the provider did not begin to answer within the headers timeout")]
+    HeadersTimeout,
     /// The connection ended before the status line.
     #[error("the provider closed the connection before answering")]
     BeforeHeaders,

@@ -245,6 +245,7 @@ pub fn judge_truncated() -> Judged {
 #[must_use]
 pub fn judge_broken(kind: Broken) -> Judged {
     let (label, blame, advice) = match kind {
+        Broken::HeadersTimeout => return judge_timeout(Timeout::Headers),
         Broken::Connect => (label::CONNECT, Blame::Network, Advice::CheckNetwork),
         Broken::ConnectTimeout => (label::CONNECT_TIMEOUT, Blame::Network, Advice::CheckNetwork),
         Broken::BeforeHeaders | Broken::InBody => {

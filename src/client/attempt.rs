@@ -23,7 +23,7 @@ use super::opening;
 use super::stream::Watched;
 use crate::provider::anthropic::limits::{AxisLimits, RateLimits};
 use crate::provider::anthropic::usage::{Tokens, Usage};
-use crate::transport::{Body, Response};
+use crate::transport::{Body, Response, TransportError};
 use crate::verdict::{
     Axes, Judged, LimitKind, Timeout, is_refusal, judge, judge_broken, judge_draining,
     judge_malformed, judge_refusal, judge_timeout, judge_truncated, read_answer,
@@ -92,42 +92,15 @@ async fn send(
     prepared: &Arc<Prepared>,
     attempt: &Attempt,
 ) -> Outcome<Answer, Failure> {
-    let timeouts = &exchange.timeouts;
-    let request = prepared.request(exchange);
     // The headers of an answer that is not streamed come with the answer.
     let patience = if exchange.streams {
-        Instant::now() + timeouts.connect + timeouts.headers
+        attempt.deadline
     } else {
-        exchange.whole_by(attempt.quiet_until)
+        exchange.whole_by(attempt.quiet_until).min(attempt.deadline)
     };
-    let patience = patience.min(attempt.deadline);
-    let answered = tokio::select! {
-        biased;
-        answered = timeout_at(patience, prepared.transport.send(request)) => answered,
-        () = exchange.ends.ended() => {
-            return fail(exchange, attempt, judge_draining(), None, (None, None));
-        }
-    };
-    let response = match answered {
-        Ok(Ok(response)) => response,
-        Ok(Err(broken)) => {
-            tracing::debug!(call = %exchange.call, error = ?broken, "attempt broke");
-            return fail(
-                exchange,
-                attempt,
-                judge_broken(broken.kind),
-                None,
-                (None, None),
-            );
-        }
-        Err(_) => {
-            let which = if exchange.streams {
-                Timeout::Headers
-            } else {
-                Timeout::Total
-            };
-            return fail(exchange, attempt, judge_timeout(which), None, (None, None));
-        }
+    let response = match begin(exchange, prepared, patience).await {
+        Ok(response) => response,
+        Err(judged) => return fail(exchange, attempt, judged, None, (None, None)),
     };
     exchange.heard(attempt.number, response.status);
     let now = Timestamp::now();
@@ -160,7 +133,44 @@ async fn send(
             .boxed()
             .await;
     }
+    let patience = if exchange.is_stream() {
+        // Whatever it is, it is no answer.
+        patience.min(Instant::now() + exchange.timeouts.stall)
+    } else {
+        patience
+    };
     whole((exchange, prepared), attempt, response, patience).await
+}
+
+/// Sends the request and waits for the answer's headers, until `patience` at the latest.
+async fn begin(
+    exchange: &Exchange,
+    prepared: &Prepared,
+    patience: Instant,
+) -> Result<Response, Judged> {
+    let request = prepared.request(exchange);
+    let broke = |broken: TransportError| {
+        tracing::debug!(call = %exchange.call, error = ?broken, "attempt broke");
+        judge_broken(broken.kind)
+    };
+    let answered = async {
+        if exchange.streams {
+            let left = patience.saturating_duration_since(Instant::now());
+            let headers = exchange.timeouts.headers.min(left);
+            let answered = prepared.transport.send_within(request, headers).await;
+            return answered.map_err(broke);
+        }
+        // Its headers and its content are one: there is only a time by which it has to be over.
+        let answered = timeout_at(patience, prepared.transport.send(request)).await;
+        answered
+            .map_err(|_| judge_timeout(Timeout::Total))?
+            .map_err(broke)
+    };
+    tokio::select! {
+        biased;
+        answered = answered => answered,
+        () = exchange.ends.ended() => Err(judge_draining()),
+    }
 }
 
 /// Reads an answer that is not streamed.
@@ -343,7 +353,7 @@ pub(super) async fn collect(mut body: Body, patience: Instant) -> Result<Bytes, 
         Ok(Ok(Some(bytes))) => Ok(bytes),
         Ok(Ok(None)) => Err(judge_truncated()),
         Ok(Err(broken)) => {
-            let broken: crate::transport::TransportError = broken;
+            let broken: TransportError = broken;
             Err(judge_broken(broken.kind))
         }
         Err(_) => Err(judge_timeout(Timeout::Total)),

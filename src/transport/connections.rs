@@ -1,7 +1,7 @@
 //! Connections to providers: over TLS or not, HTTP/1.1 or HTTP/2 as negotiated, without a proxy.
 
 use std::error::Error;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -16,10 +16,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{
-    Connected, Connection, HttpConnector, capture_connection,
+    CaptureConnection, Connected, Connection, HttpConnector, capture_connection,
 };
+use hyper_util::client::legacy::{Client, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio::net::TcpStream;
@@ -105,12 +105,18 @@ impl Connections {
         &self,
         request: Request,
         by: Use,
-    ) -> Result<::http::Response<Incoming>, hyper_util::client::legacy::Error> {
+        patience: Option<Duration>,
+    ) -> Result<::http::Response<Incoming>, Unanswered> {
         let client = match by {
             Use::Pooled => &self.pooled,
             Use::Fresh => &self.fresh,
         };
-        client.request(written(request)).await
+        let mut exchange = written(request);
+        let Some(patience) = patience else {
+            return Ok(client.request(exchange).await?);
+        };
+        let mut used = capture_connection(&mut exchange);
+        answered(client.request(exchange), &mut used, patience).await
     }
 
     /// The same on a pooled connection, and when the one that was used was made. The exchange itself
@@ -118,18 +124,56 @@ impl Connections {
     pub(super) async fn exchange_dated(
         &self,
         request: Request,
+        patience: Option<Duration>,
     ) -> (
-        Result<::http::Response<Incoming>, hyper_util::client::legacy::Error>,
+        Result<::http::Response<Incoming>, Unanswered>,
         Option<Instant>,
     ) {
         let mut exchange = written(request);
-        let used = capture_connection(&mut exchange);
-        let outcome = self.pooled.request(exchange).await;
+        let mut used = capture_connection(&mut exchange);
+        let exchange = self.pooled.request(exchange);
+        let outcome = match patience {
+            Some(patience) => answered(exchange, &mut used, patience).await,
+            None => exchange.await.map_err(Unanswered::Broken),
+        };
         let mut extras = Extensions::new();
         if let Some(used) = &*used.connection_metadata() {
             used.get_extras(&mut extras);
         }
         (outcome, extras.get().map(|Made(at)| *at))
+    }
+}
+
+/// Why an exchange has no answer.
+pub(super) enum Unanswered {
+    Broken(hyper_util::client::legacy::Error),
+    /// It had a connection, and no status line in time.
+    Late,
+}
+
+impl From<hyper_util::client::legacy::Error> for Unanswered {
+    fn from(error: hyper_util::client::legacy::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// Waits for an answer, no longer than `patience` from when its request has a connection. Making one
+/// has a timeout of its own.
+async fn answered(
+    exchange: ResponseFuture,
+    used: &mut CaptureConnection,
+    patience: Duration,
+) -> Result<::http::Response<Incoming>, Unanswered> {
+    let mut exchange = pin!(exchange);
+    tokio::select! {
+        // A pooled connection is there only once the exchange has been looked after.
+        biased;
+        answered = &mut exchange => return Ok(answered?),
+        _ = used.wait_for_connection_metadata() => {}
+    }
+    match timeout(patience, exchange).await {
+        Ok(answered) => Ok(answered?),
+        Err(_) => Err(Unanswered::Late),
     }
 }
 

@@ -25,11 +25,13 @@ use hyper::body::Incoming;
 use hyper_util::client::proxy::matcher::Matcher;
 use parking_lot::Mutex;
 use reqwest::Url;
-use tokio::time::Instant;
 use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout};
 use tower::util::MapResponseLayer;
 
-use super::connections::{Connections, POOL_IDLE, TCP_KEEPALIVE, Use, mark_fresh, watched};
+use super::connections::{
+    Connections, POOL_IDLE, TCP_KEEPALIVE, Unanswered, Use, mark_fresh, watched,
+};
 use super::{Body, Broken, Request, Response, Transport, TransportError};
 
 /// A pooled connection that breaks this soon after a request was sent on it was closed by the other
@@ -109,12 +111,26 @@ impl HttpTransport {
     }
 
     /// Sends once.
-    async fn exchange(&self, request: Request, by: Use) -> Result<Answer, Failed> {
+    async fn exchange(
+        &self,
+        request: Request,
+        by: Use,
+        patience: Option<Duration>,
+    ) -> Result<Answer, Failed> {
         if self.proxies.intercept(&request.uri).is_some() {
             let proxied = self.proxied().map_err(Failed::here)?;
-            return proxied.exchange(request, by).boxed().await;
+            // Nobody tells when a proxy's connection is there, so its making is waited for in full.
+            let patience = patience.map(|patience| patience.saturating_add(self.connect_timeout));
+            let answered = proxied.exchange(request, by);
+            return match patience {
+                Some(patience) => match timeout(patience, answered).boxed().await {
+                    Ok(answered) => answered,
+                    Err(_) => Err(Failed::late()),
+                },
+                None => answered.boxed().await,
+            };
         }
-        let answer = self.direct.exchange(request, by).await;
+        let answer = self.direct.exchange(request, by, patience).await;
         answer.map(Answer::Direct).map_err(Failed::direct)
     }
 
@@ -123,53 +139,72 @@ impl HttpTransport {
         &self,
         began: Instant,
         request: Request,
+        patience: Option<Duration>,
     ) -> (Result<Answer, Failed>, bool) {
         if self.proxies.intercept(&request.uri).is_some() {
-            let (outcome, fresh) = watched(self.exchange(request, Use::Pooled)).await;
+            let (outcome, fresh) = watched(self.exchange(request, Use::Pooled, patience)).await;
             return (outcome, !fresh);
         }
-        let (outcome, made) = self.direct.exchange_dated(request).await;
+        let (outcome, made) = self.direct.exchange_dated(request, patience).await;
         let answer = outcome.map(Answer::Direct).map_err(Failed::direct);
         (answer, made.is_some_and(|made| made < began))
     }
 
     /// Sends on connections that may have been closed while nothing was sent.
-    async fn after_a_rest(&self, began: Instant, request: Request) -> Result<Answer, Failed> {
-        match self.on_a_pooled(began, request.clone()).await {
+    async fn after_a_rest(
+        &self,
+        began: Instant,
+        request: Request,
+        patience: Option<Duration>,
+    ) -> Result<Answer, Failed> {
+        match self.on_a_pooled(began, request.clone(), patience).await {
             (Err(failed), true) if failed.was_unanswered && began.elapsed() < STALE_WITHIN => {
                 tracing::debug!(
                     error = &*failed.error as &dyn Error,
                     "a pooled connection was stale; sending once more on a fresh one"
                 );
                 metrics::counter!("seawall_stale_connections_total").increment(1);
-                self.exchange(request, Use::Fresh).await
+                self.exchange(request, Use::Fresh, patience).await
             }
             (outcome, _) => outcome,
+        }
+    }
+
+    async fn answered(
+        &self,
+        request: Request,
+        patience: Option<Duration>,
+    ) -> Result<Response, TransportError> {
+        check(&request.uri)?;
+        let began = Instant::now();
+        let idle = began.saturating_duration_since(self.quiet.since());
+        let ending = Ending(Arc::clone(&self.quiet));
+        let outcome = if idle < self.stale_after {
+            self.exchange(request, Use::Pooled, patience).await
+        } else {
+            self.after_a_rest(began, request, patience).boxed().await
+        };
+        match outcome {
+            Ok(answer) => Ok(answer.into_response(ending)),
+            Err(failed) => Err(TransportError {
+                kind: failed.kind,
+                source: Some(failed.error),
+            }),
         }
     }
 }
 
 impl Transport for HttpTransport {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
-        async move {
-            check(&request.uri)?;
-            let began = Instant::now();
-            let idle = began.saturating_duration_since(self.quiet.since());
-            let ending = Ending(Arc::clone(&self.quiet));
-            let outcome = if idle < self.stale_after {
-                self.exchange(request, Use::Pooled).await
-            } else {
-                self.after_a_rest(began, request).boxed().await
-            };
-            match outcome {
-                Ok(answer) => Ok(answer.into_response(ending)),
-                Err(failed) => Err(TransportError {
-                    kind: failed.kind,
-                    source: Some(failed.error),
-                }),
-            }
-        }
-        .boxed()
+        self.answered(request, None).boxed()
+    }
+
+    fn send_within(
+        &self,
+        request: Request,
+        patience: Duration,
+    ) -> BoxFuture<'_, Result<Response, TransportError>> {
+        self.answered(request, Some(patience)).boxed()
     }
 }
 
@@ -192,11 +227,22 @@ struct Failed {
 }
 
 impl Failed {
-    fn direct(error: hyper_util::client::legacy::Error) -> Self {
+    fn direct(unanswered: Unanswered) -> Self {
+        let Unanswered::Broken(error) = unanswered else {
+            return Self::late();
+        };
         Self {
             kind: broken(error.is_connect(), !timed_out(&error)),
             was_unanswered: !error.is_connect() && closed_unanswered(&error),
             error: error.into(),
+        }
+    }
+
+    fn late() -> Self {
+        Self {
+            kind: Broken::HeadersTimeout,
+            was_unanswered: false,
+            error: "no status line came".into(),
         }
     }
 

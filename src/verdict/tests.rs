@@ -603,6 +603,10 @@ fn breaks_and_timeouts_have_names_of_their_own() {
         let seen = judge_broken(kind);
         assert_eq!(read(&seen), (expected.0, expected.1, Again::Here));
     }
+    assert_eq!(
+        judge_broken(Broken::HeadersTimeout),
+        judge_timeout(Timeout::Headers)
+    );
     let clocks = [
         Timeout::Connect,
         Timeout::Headers,

@@ -35,6 +35,8 @@ mod gateway_ladder;
 #[cfg(test)]
 mod gateway_recordings;
 #[cfg(test)]
+mod headers_timeout;
+#[cfg(test)]
 mod jitter;
 #[cfg(test)]
 mod ladder_table;
