@@ -41,6 +41,8 @@ mod metastability;
 #[cfg(test)]
 mod organization_limits;
 #[cfg(test)]
+mod own_headers;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod proxies;
