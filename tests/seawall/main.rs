@@ -39,6 +39,8 @@ mod leaving;
 #[cfg(test)]
 mod metastability;
 #[cfg(test)]
+mod metric_series;
+#[cfg(test)]
 mod organization_limits;
 #[cfg(test)]
 mod own_headers;
