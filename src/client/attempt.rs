@@ -18,6 +18,7 @@ use seawall_actors::verdict::Verdict;
 use tokio::time::{Instant, timeout_at};
 
 use super::exchange::{Exchange, OnTheWire, Prepared};
+use super::keys::Secret;
 use super::opening;
 use super::stream::Watched;
 use crate::provider::anthropic::limits::{AxisLimits, RateLimits};
@@ -79,20 +80,26 @@ pub(super) async fn attempt(exchange: Arc<Exchange>, attempt: Attempt) -> Outcom
     };
     attempt.mark_sent();
     let on_the_wire = OnTheWire::new(&exchange, &attempt);
-    let outcome = send(&exchange, &prepared, &attempt).await;
+    let outcome = loop {
+        if let Some(outcome) = send(&exchange, &prepared, &attempt).await {
+            break outcome;
+        }
+    };
     on_the_wire.ended();
     let spent = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     exchange.upstream_us.fetch_add(spent, Ordering::Relaxed);
     outcome
 }
 
+/// Nothing where the key was refused and another one is there: once a call, that is no retry of what was
+/// refused.
 async fn send(
     exchange: &Arc<Exchange>,
     prepared: &Arc<Prepared>,
     attempt: &Attempt,
-) -> Outcome<Answer, Failure> {
+) -> Option<Outcome<Answer, Failure>> {
     let timeouts = &exchange.timeouts;
-    let request = prepared.request(exchange);
+    let (request, secret) = prepared.request(exchange);
     // The headers of an answer that is not streamed come with the answer.
     let patience = if exchange.streams {
         Instant::now() + timeouts.connect + timeouts.headers
@@ -104,20 +111,15 @@ async fn send(
         biased;
         answered = timeout_at(patience, prepared.transport.send(request)) => answered,
         () = exchange.ends.ended() => {
-            return fail(exchange, attempt, judge_draining(), None, (None, None));
+            return Some(fail(exchange, attempt, judge_draining(), None, (None, None)));
         }
     };
     let response = match answered {
         Ok(Ok(response)) => response,
         Ok(Err(broken)) => {
             tracing::debug!(call = %exchange.call, error = ?broken, "attempt broke");
-            return fail(
-                exchange,
-                attempt,
-                judge_broken(broken.kind),
-                None,
-                (None, None),
-            );
+            let judged = judge_broken(broken.kind);
+            return Some(fail(exchange, attempt, judged, None, (None, None)));
         }
         Err(_) => {
             let which = if exchange.streams {
@@ -125,7 +127,8 @@ async fn send(
             } else {
                 Timeout::Total
             };
-            return fail(exchange, attempt, judge_timeout(which), None, (None, None));
+            let judged = judge_timeout(which);
+            return Some(fail(exchange, attempt, judged, None, (None, None)));
         }
     };
     exchange.heard(attempt.number, response.status);
@@ -134,21 +137,21 @@ async fn send(
     let learned = learned(&limits);
     if !response.status.is_success() {
         // Boxed, as is the next: what is rare must not swell every call's future.
-        return refused(exchange, attempt, response, learned, now)
+        return refused((exchange, prepared), attempt, (response, secret), learned)
             .boxed()
             .await;
     }
+    prepared.taken(secret.as_deref());
     // At once: by the end of a long answer it would be old.
     attempt.learn(Learned {
         accepted: true,
         ..learned.unwrap_or_default()
     });
     if is_event_stream(&response.headers, exchange.streams) {
-        return opening::open(exchange, prepared, attempt, response)
-            .boxed()
-            .await;
+        let opened = opening::open(exchange, prepared, attempt, response).boxed();
+        return Some(opened.await);
     }
-    whole((exchange, prepared), attempt, response, patience).await
+    Some(whole((exchange, prepared), attempt, response, patience).await)
 }
 
 /// Reads an answer that is not streamed.
@@ -205,14 +208,14 @@ async fn whole(
     }
 }
 
-/// Reads an answer that is no success.
+/// Reads an answer that is no success. Nothing where the request is to go out with another key.
 async fn refused(
-    exchange: &Exchange,
+    (exchange, prepared): (&Exchange, &Prepared),
     attempt: &Attempt,
-    response: Response,
+    (response, secret): (Response, Option<Arc<Secret>>),
     learned: Option<Learned>,
-    now: Timestamp,
-) -> Outcome<Answer, Failure> {
+) -> Option<Outcome<Answer, Failure>> {
+    let now = Timestamp::now();
     let Response {
         status,
         headers,
@@ -226,11 +229,16 @@ async fn refused(
         Err(_) => (Bytes::new(), true),
     };
     let judged = judge(status, &headers, &bytes, now);
+    let replaced = prepared.refused(secret.as_deref(), &judged, attempt.deadline);
+    if replaced.await && !exchange.sent_anew.swap(true, Ordering::Relaxed) {
+        return None;
+    }
     let learned = with_refusal(learned, &judged);
     let answer = (!broken).then_some((status, headers, bytes));
     // A status line without a success means that the provider did not process the request.
     let cost = answer.is_some().then_some(Cost::ZERO);
-    fail(exchange, attempt, judged, answer, (cost, learned))
+    let cost_and_news = (cost, learned);
+    Some(fail(exchange, attempt, judged, answer, cost_and_news))
 }
 
 /// What an answer says of its quota, with the stop and the limit that a refusal speaks of.

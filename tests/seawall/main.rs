@@ -49,6 +49,8 @@ mod process;
 #[cfg(test)]
 mod proxies;
 #[cfg(test)]
+mod readiness;
+#[cfg(test)]
 mod recordings_offline;
 #[cfg(test)]
 mod reset_herd;
@@ -56,6 +58,8 @@ mod reset_herd;
 mod reset_herd_quota;
 #[cfg(test)]
 mod retry_budgets;
+#[cfg(test)]
+mod rotated_key;
 #[cfg(test)]
 mod served;
 #[cfg(test)]
