@@ -38,6 +38,7 @@ mod first_content;
 mod fixed;
 mod flights;
 mod kept;
+mod keys;
 mod ladders;
 pub mod launch;
 pub mod message_stream;
@@ -46,6 +47,7 @@ mod operation;
 mod organization;
 mod preparation;
 mod probe;
+mod readiness;
 mod reply_stream;
 mod resume;
 mod rungs;
@@ -67,6 +69,7 @@ use exchange::{Exchange, Progress};
 pub use expectation::Accuracy;
 pub use first_content::FirstContent;
 use flights::Flights;
+use keys::Keys;
 use ladders::Ladders;
 use operation::CallOperation;
 use organization::Organization;
@@ -86,6 +89,7 @@ struct Shared {
     config: Config,
     system: System,
     targets: Targets,
+    keys: Arc<Keys>,
     ladders: Ladders,
     flights: Flights,
     /// Answers that are kept, where a route has a cache.

@@ -19,11 +19,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::ask::Endpoint;
 use super::exchange::{Exchange, OnTheWire, Prepared};
+use super::keys::Secret;
 use super::opening;
 use super::stream::Watched;
 use crate::provider::anthropic::limits::{AxisLimits, RateLimits};
 use crate::provider::anthropic::usage::{Tokens, Usage};
-use crate::transport::{Body, Response, TransportError};
+use crate::transport::{Body, Request, Response, TransportError};
 use crate::verdict::{
     Axes, Judged, LimitKind, Timeout, is_refusal, judge, judge_broken, judge_draining,
     judge_malformed, judge_refusal, judge_timeout, judge_truncated, read_answer,
@@ -80,27 +81,34 @@ pub(super) async fn attempt(exchange: Arc<Exchange>, attempt: Attempt) -> Outcom
     };
     attempt.mark_sent();
     let on_the_wire = OnTheWire::new(&exchange, &attempt);
-    let outcome = send(&exchange, &prepared, &attempt).await;
+    let outcome = loop {
+        if let Some(outcome) = send(&exchange, &prepared, &attempt).await {
+            break outcome;
+        }
+    };
     on_the_wire.ended();
     let spent = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     exchange.upstream_us.fetch_add(spent, Ordering::Relaxed);
     outcome
 }
 
+/// Nothing where the key was refused and another one is there: once a call, that is no retry of what was
+/// refused.
 async fn send(
     exchange: &Arc<Exchange>,
     prepared: &Arc<Prepared>,
     attempt: &Attempt,
-) -> Outcome<Answer, Failure> {
+) -> Option<Outcome<Answer, Failure>> {
+    let (request, secret) = prepared.request(exchange);
     // The headers of an answer that is not streamed come with the answer.
     let patience = if exchange.streams {
         attempt.deadline
     } else {
         exchange.whole_by(attempt.quiet_until).min(attempt.deadline)
     };
-    let response = match begin(exchange, prepared, patience).await {
+    let response = match begin(exchange, prepared, request, patience).await {
         Ok(response) => response,
-        Err(judged) => return fail(exchange, attempt, judged, None, (None, None)),
+        Err(judged) => return Some(fail(exchange, attempt, judged, None, (None, None))),
     };
     exchange.heard(attempt.number, response.status);
     let now = Timestamp::now();
@@ -109,14 +117,15 @@ async fn send(
     if response.status.is_informational() {
         // The connection may speak another protocol from here on, so nothing more is read.
         let judged = judge_malformed("a status line that is no answer");
-        return fail(exchange, attempt, judged, None, (None, learned));
+        return Some(fail(exchange, attempt, judged, None, (None, learned)));
     }
     if !response.status.is_success() {
         // Boxed, as is the next: what is rare must not swell every call's future.
-        return refused(exchange, attempt, response, learned, now)
+        return refused((exchange, prepared), attempt, (response, secret), learned)
             .boxed()
             .await;
     }
+    prepared.taken(secret.as_deref());
     // At once: by the end of a long answer it would be old.
     attempt.learn(Learned {
         accepted: true,
@@ -127,11 +136,10 @@ async fn send(
     {
         if !exchange.streams {
             let judged = judge_malformed("a stream in place of a whole message");
-            return fail(exchange, attempt, judged, None, (None, None));
+            return Some(fail(exchange, attempt, judged, None, (None, None)));
         }
-        return opening::open(exchange, prepared, attempt, response)
-            .boxed()
-            .await;
+        let opened = opening::open(exchange, prepared, attempt, response).boxed();
+        return Some(opened.await);
     }
     let patience = if exchange.is_stream() {
         // Whatever it is, it is no answer.
@@ -139,16 +147,16 @@ async fn send(
     } else {
         patience
     };
-    whole((exchange, prepared), attempt, response, patience).await
+    Some(whole((exchange, prepared), attempt, response, patience).await)
 }
 
 /// Sends the request and waits for the answer's headers, until `patience` at the latest.
 async fn begin(
     exchange: &Exchange,
     prepared: &Prepared,
+    request: Request,
     patience: Instant,
 ) -> Result<Response, Judged> {
-    let request = prepared.request(exchange);
     let broke = |broken: TransportError| {
         tracing::debug!(call = %exchange.call, error = ?broken, "attempt broke");
         judge_broken(broken.kind)
@@ -232,14 +240,14 @@ async fn whole(
     }
 }
 
-/// Reads an answer that is no success.
+/// Reads an answer that is no success. Nothing where the request is to go out with another key.
 async fn refused(
-    exchange: &Exchange,
+    (exchange, prepared): (&Exchange, &Prepared),
     attempt: &Attempt,
-    response: Response,
+    (response, secret): (Response, Option<Arc<Secret>>),
     learned: Option<Learned>,
-    now: Timestamp,
-) -> Outcome<Answer, Failure> {
+) -> Option<Outcome<Answer, Failure>> {
+    let now = Timestamp::now();
     let Response {
         status,
         headers,
@@ -253,11 +261,16 @@ async fn refused(
         Err(_) => (Bytes::new(), true),
     };
     let judged = judge(status, &headers, &bytes, now);
+    let replaced = prepared.refused(secret.as_deref(), &judged, attempt.deadline);
+    if replaced.await && !exchange.sent_anew.swap(true, Ordering::Relaxed) {
+        return None;
+    }
     let learned = with_refusal(learned, &judged);
     let answer = (!broken).then_some((status, headers, bytes));
     // A status line without a success means that the provider did not process the request.
     let cost = answer.is_some().then_some(Cost::ZERO);
-    fail(exchange, attempt, judged, answer, (cost, learned))
+    let cost_and_news = (cost, learned);
+    Some(fail(exchange, attempt, judged, answer, cost_and_news))
 }
 
 /// What an answer says of its quota, with the stop and the limit that a refusal speaks of.

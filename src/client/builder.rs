@@ -9,6 +9,7 @@ use seawall_actors::hooks::Hooks;
 use seawall_actors::system::{System, SystemSettings};
 
 use super::flights::{Flights, MOST_HELD};
+use super::keys::Keys;
 use super::ladders::Ladders;
 use super::organization::{self, Organization};
 use super::sharing::MOST_FLIGHTS;
@@ -99,6 +100,7 @@ impl Builder {
         if !self.hooks.is_empty() {
             system.hook(self.hooks)?;
         }
+        let keys = Arc::new(Keys::new(&config));
         let shared = Shared {
             targets: Targets::new(&config),
             ladders: Ladders::new(&config)?,
@@ -106,7 +108,8 @@ impl Builder {
             wall_clock: self.wall_clock,
             flights: Flights::new(MOST_FLIGHTS, MOST_HELD),
             staggers: staggers(&config),
-            organization: Organization::new(&config),
+            organization: Organization::new(&config, &keys),
+            keys,
             config,
             system,
             transport,

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::ask::{Ask, Degraded, Endpoint, Meter};
 use super::expectation::{Expectation, Expected};
 use super::kept::Kept;
+use super::keys::{Secret, TargetKey, refuses_the_key};
 use super::rungs::Rungs;
 use super::source::Source;
 use super::spend_caps::SpendCaps;
@@ -72,6 +73,8 @@ pub(super) struct Exchange {
     pub(super) statuses: [AtomicU16; 2],
     /// Whether the call has begun and its record is still to come.
     pub(super) unrecorded: AtomicBool,
+    /// Whether an attempt was made once more because its key was replaced.
+    pub(super) sent_anew: AtomicBool,
 }
 
 /// What is known of a call so far, for its log line.
@@ -106,6 +109,8 @@ pub(super) struct Prepared {
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
     pub(super) credential_source: Cow<'static, str>,
+    /// The configured key that it is sent with; none where the caller's own is.
+    pub(super) key: Option<Arc<TargetKey>>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) expectation: Arc<Expectation>,
     /// What it is expected to take.
@@ -113,12 +118,48 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn request(&self, exchange: &Exchange) -> Request {
-        Request {
+    /// What goes out now, and with which configured secret.
+    pub(super) fn request(&self, exchange: &Exchange) -> (Request, Option<Arc<Secret>>) {
+        let (headers, secret) = self.headers_now();
+        let request = Request {
             method: exchange.endpoint.method().clone(),
             uri: self.uri.clone(),
-            headers: self.headers.clone(),
+            headers,
             body: self.body.clone(),
+        };
+        (request, secret)
+    }
+
+    /// The headers, with the key as it is by now.
+    pub(super) fn headers_now(&self) -> (HeaderMap, Option<Arc<Secret>>) {
+        let mut headers = self.headers.clone();
+        let secret = self.key.as_ref().map(|key| key.current());
+        if let Some(secret) = &secret {
+            secret.credential.apply(&mut headers);
+        }
+        (headers, secret)
+    }
+
+    /// Hears that an attempt with this configured secret was answered.
+    pub(super) fn taken(&self, secret: Option<&Secret>) {
+        if let (Some(key), Some(secret)) = (&self.key, secret) {
+            key.taken(secret);
+        }
+    }
+
+    /// Hears that an attempt with this configured secret was refused. Whether that was for the secret,
+    /// and another one is there by now.
+    pub(super) async fn refused(
+        &self,
+        secret: Option<&Secret>,
+        judged: &Judged,
+        until: Instant,
+    ) -> bool {
+        match (&self.key, secret) {
+            (Some(key), Some(secret)) if refuses_the_key(judged) => {
+                key.refused(secret, judged, until).await
+            }
+            _ => false,
         }
     }
 }

@@ -7,7 +7,6 @@ use parking_lot::Mutex;
 use seawall_actors::policy::InvalidPolicy;
 use seawall_actors::policy::hedge::HedgeBudget;
 use seawall_actors::policy::ladder::{Cause, Rules};
-use secrecy::ExposeSecret;
 
 use crate::capability::Features;
 use crate::config::{self, Config, Place};
@@ -33,7 +32,7 @@ pub(super) struct Ladder {
 pub(super) struct Rung {
     pub(super) name: Arc<str>,
     pub(super) place: Place,
-    /// But for what depends on the request.
+    /// But for what depends on the request and on keys that may change.
     pub(super) rules: Rules,
     /// What a request may lose on its way to it.
     pub(super) lossy: Features,
@@ -44,12 +43,10 @@ const THE_CALLERS: u64 = 0;
 
 impl Ladders {
     pub(super) fn new(config: &Config) -> Result<Self, InvalidPolicy> {
-        let credentials = credentials(config);
         let mut ladders = BTreeMap::new();
         for (name, route) in &config.routes {
-            let rung = |rung: &config::Rung| rung_of(rung, &credentials);
             let budget = route.hedge.map(|hedge| HedgeBudget::new(hedge.budget));
-            let rungs: Vec<Rung> = route.ladder.iter().map(rung).collect();
+            let rungs: Vec<Rung> = route.ladder.iter().map(rung_of).collect();
             let is_target = |rung: &&Rung| rung.place.target().is_some();
             let targets = rungs.iter().filter(is_target).count();
             let says = |rung: &Rung| {
@@ -80,29 +77,13 @@ impl Ladders {
     }
 }
 
-fn rung_of(rung: &config::Rung, credentials: &BTreeMap<&str, u64>) -> Rung {
-    let own = rung.place.target().and_then(|name| credentials.get(name));
+fn rung_of(rung: &config::Rung) -> Rung {
     let mut rules = rung.rules();
-    rules.credential = own.copied().unwrap_or(THE_CALLERS);
+    rules.credential = THE_CALLERS;
     Rung {
         name: rung.place.to_string().into(),
         place: rung.place.clone(),
         rules,
         lossy: rung.lossy,
     }
-}
-
-/// A number for each different key of the targets' own: two targets with one key are refused
-/// together.
-fn credentials(config: &Config) -> BTreeMap<&str, u64> {
-    let mut numbers: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut of_targets = BTreeMap::new();
-    for (name, target) in &config.targets {
-        if let config::Credential::Own(key) = &target.credential {
-            let next = u64::try_from(numbers.len()).unwrap_or(u64::MAX) + 1;
-            let number = *numbers.entry(key.secret.expose_secret()).or_insert(next);
-            of_targets.insert(name.as_str(), number);
-        }
-    }
-    of_targets
 }

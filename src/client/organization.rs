@@ -4,7 +4,6 @@
 //! headers say later wins, such as a workspace's lower limit. Without an answer everything goes on by
 //! headers. The admin key is in no log line, error or status.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -19,8 +18,9 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::Shared;
-use crate::config::{self, Config};
-use crate::provider::anthropic::headers::{self as wire, Credential, Form};
+use super::keys::Keys;
+use crate::config::{self, ApiKey, Config, Environment};
+use crate::provider::anthropic::headers::{self as wire, Credential};
 use crate::provider::anthropic::rate_limits::{GroupLimits, OrganizationLimits, PATH};
 use crate::transport::{Request, Transport};
 use crate::verdict::judge;
@@ -38,8 +38,9 @@ const MOST_PAGES: usize = 20;
 #[derive(Debug, Default)]
 pub(super) struct Organization {
     limits: RwLock<Arc<OrganizationLimits>>,
-    /// Fingerprints of the configured keys. A caller's own key may be another organisation's.
-    own: BTreeSet<String>,
+    /// The configured keys, where its limits are asked for. A caller's own key may be another
+    /// organisation's.
+    own: Option<Arc<Keys>>,
     task: RwLock<Option<Task>>,
 }
 
@@ -69,20 +70,10 @@ enum NoLimits {
 }
 
 impl Organization {
-    pub(super) fn new(config: &Config) -> Self {
-        if config.organization.is_none() {
-            return Self::default();
-        }
-        let keys = config.targets.values().filter_map(|target| {
-            let (config::Credential::Own(key) | config::Credential::CallerOr(key)) =
-                &target.credential
-            else {
-                return None;
-            };
-            Credential::new(Form::ApiKey, key.secret.expose_secret()).ok()
-        });
+    pub(super) fn new(config: &Config, keys: &Arc<Keys>) -> Self {
+        let asks = config.organization.is_some();
         Self {
-            own: keys.map(|key| key.fingerprint().to_owned()).collect(),
+            own: asks.then(|| Arc::clone(keys)),
             ..Self::default()
         }
     }
@@ -94,7 +85,9 @@ impl Organization {
     /// Whether a credential is one of the organisation's own keys. False for all where nobody asks
     /// for its limits.
     pub(super) fn owns(&self, credential: &Credential) -> bool {
-        self.own.contains(credential.fingerprint())
+        self.own
+            .as_ref()
+            .is_some_and(|keys| keys.contain(credential))
     }
 
     /// The group of a model for one of the organisation's own keys.
@@ -139,22 +132,47 @@ pub(super) async fn start(shared: &Arc<Shared>) {
     *shared.organization.task.write() = Some(Task(task.abort_handle()));
 }
 
-async fn keep(shared: Weak<Shared>, settings: config::Organization) {
+async fn keep(shared: Weak<Shared>, mut settings: config::Organization) {
     loop {
         tokio::time::sleep(settings.refresh).await;
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        refresh(&shared, &settings).await;
+        if refresh(&shared, &settings).await
+            && let Some(key) = replaced(&settings.admin_key).await
+        {
+            settings.admin_key = key;
+            refresh(&shared, &settings).await;
+        }
     }
 }
 
-/// Asks once and hands on what has changed.
-async fn refresh(shared: &Arc<Shared>, settings: &config::Organization) {
+/// The key that is there now in place of one that was refused.
+async fn replaced(refused: &ApiKey) -> Option<ApiKey> {
+    let known = refused.clone();
+    let read = tokio::task::spawn_blocking(move || known.reread(&Environment::process()));
+    let found = read.await.ok()?.ok()?;
+    (found.secret.expose_secret() != refused.secret.expose_secret()).then_some(found)
+}
+
+/// Asks once and hands on what has changed. Whether the key was refused.
+async fn refresh(shared: &Arc<Shared>, settings: &config::Organization) -> bool {
     let asked = timeout(ANSWER, ask(&*shared.transport, settings));
     match asked.await.unwrap_or(Err(NoLimits::TimedOut)) {
-        Ok(limits) => hand_on(shared, limits),
-        Err(why) => warn(settings, &why),
+        Ok(limits) => {
+            hand_on(shared, limits);
+            false
+        }
+        Err(why) => {
+            warn(settings, &why);
+            matches!(
+                why,
+                NoLimits::Refused {
+                    status: 401 | 403,
+                    ..
+                }
+            )
+        }
     }
 }
 

@@ -16,7 +16,6 @@ use seawall_actors::policy::quota::{Cost, Learned, RefusedBy};
 use seawall_actors::policy::retry::Retry;
 use seawall_actors::policy::wait_queue::Tenant;
 use seawall_actors::system::Target as ActorsTarget;
-use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::ask::{Ask, Endpoint};
@@ -24,6 +23,7 @@ use super::counting::Count;
 use super::exchange::{Exchange, Prepared, Progress};
 use super::expectation::Shape;
 use super::kept::Print;
+use super::keys::{Secret, TargetKey};
 use super::ladders::{self, Ladder};
 use super::rungs::{Rungs, Sent};
 use super::source::Source;
@@ -33,7 +33,7 @@ use crate::config::{self, Route};
 use crate::delivery::{Delivery, Hold};
 use crate::error::Error;
 use crate::profile::{Profile, Timeouts};
-use crate::provider::anthropic::headers::{self as wire, Credential, Form};
+use crate::provider::anthropic::headers::{self as wire, Credential};
 use crate::provider::anthropic::request::adapt::adapt;
 use crate::provider::anthropic::request::{RequestView, splice_model};
 use crate::transport::Transport;
@@ -177,6 +177,7 @@ impl Seawall {
             progress: Mutex::new(started.progress),
             statuses: Default::default(),
             unrecorded: AtomicBool::new(false),
+            sent_anew: AtomicBool::new(false),
         }
     }
 
@@ -188,10 +189,11 @@ impl Seawall {
     ) -> Result<(ActorsTarget, Cost), Error> {
         let (name, settings, of) = self.target_of(exchange, rung)?;
         let source = &exchange.source;
-        let (credential, origin) = credential(settings, source.brought.as_ref())?;
+        let sends = self.sends((name, settings), source.brought.as_ref())?;
+        let credential = sends.credential();
         let model = settings.model.as_deref().or_else(|| source.model());
         let (body, losses) = self.written_for(exchange, of, settings)?;
-        let who = (model, &*credential);
+        let who = (model, credential);
         let endpoint = &exchange.endpoint;
         let (target, expectation) = self
             .shared
@@ -228,7 +230,8 @@ impl Seawall {
             uri,
             headers,
             body,
-            credential_source: origin,
+            credential_source: sends.origin(),
+            key: sends.key(),
             transport: self.transport(exchange.timeouts.connect),
             expectation,
             expected,
@@ -241,7 +244,7 @@ impl Seawall {
                 .is_some_and(|above| prepared.expected.prompt() > above)
         {
             let counted = self
-                .counted_by((name, settings), (model, &credential), &prepared, exchange)
+                .counted_by((name, settings), (model, credential), &prepared, exchange)
                 .boxed()
                 .await;
             prepared.expected = prepared.expectation.expect(Shape { counted, ..shape });
@@ -255,6 +258,14 @@ impl Seawall {
         };
         exchange.rungs.keep(rung, sent);
         Ok((target, cost))
+    }
+
+    fn sends<'a>(
+        &'a self,
+        (name, settings): (&str, &config::Target),
+        brought: Option<&'a Credential>,
+    ) -> Result<Sends<'a>, Error> {
+        Sends::of(settings, brought, self.shared.keys.of(name))
     }
 
     async fn counted_by(
@@ -356,24 +367,49 @@ fn name_version(headers: &mut HeaderMap) {
     }
 }
 
-/// The credential of an attempt, and where it came from in words.
-fn credential<'a>(
-    settings: &config::Target,
-    brought: Option<&'a Credential>,
-) -> Result<(Cow<'a, Credential>, Cow<'static, str>), Error> {
-    let own = |key: &config::ApiKey| {
-        Credential::new(Form::ApiKey, key.secret.expose_secret())
-            .map(|credential| (Cow::Owned(credential), key.origin.to_string().into()))
-            .map_err(|_| Error::NoCredential)
-    };
-    let theirs = |credential| (Cow::Borrowed(credential), "the caller's own header".into());
-    match &settings.credential {
-        config::Credential::Caller => brought.map(theirs).ok_or(Error::NoCredential),
-        config::Credential::CallerOr(key) => match brought {
-            Some(credential) => Ok(theirs(credential)),
-            None => own(key),
-        },
-        config::Credential::Own(key) => own(key),
+/// With whose credential an attempt goes out.
+enum Sends<'a> {
+    Callers(&'a Credential),
+    Own(&'a Arc<TargetKey>, Arc<Secret>),
+}
+
+impl<'a> Sends<'a> {
+    fn of(
+        settings: &config::Target,
+        brought: Option<&'a Credential>,
+        own: Option<&'a Arc<TargetKey>>,
+    ) -> Result<Self, Error> {
+        let own = || {
+            let key = own.ok_or(Error::NoCredential)?;
+            Ok(Self::Own(key, key.current()))
+        };
+        match (&settings.credential, brought) {
+            (config::Credential::Own(_), _) | (config::Credential::CallerOr(_), None) => own(),
+            (_, Some(brought)) => Ok(Self::Callers(brought)),
+            (config::Credential::Caller, None) => Err(Error::NoCredential),
+        }
+    }
+
+    fn credential(&self) -> &Credential {
+        match self {
+            Self::Callers(brought) => brought,
+            Self::Own(_, secret) => &secret.credential,
+        }
+    }
+
+    /// Where it came from, in words.
+    fn origin(&self) -> Cow<'static, str> {
+        match self {
+            Self::Callers(_) => "the caller's own header".into(),
+            Self::Own(key, _) => key.origin().into(),
+        }
+    }
+
+    fn key(&self) -> Option<Arc<TargetKey>> {
+        match self {
+            Self::Callers(_) => None,
+            Self::Own(key, _) => Some(Arc::clone(key)),
+        }
     }
 }
 

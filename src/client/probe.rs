@@ -25,10 +25,11 @@ pub(super) async fn probe(
         "model": sent.model.as_deref().unwrap_or_default(), "max_tokens": 1,
         "messages": [{ "role": "user", "content": "." }],
     });
+    let (headers, secret) = sent.headers_now();
     let request = Request {
         method: Method::POST,
         uri: sent.uri.clone(),
-        headers: sent.headers.clone(),
+        headers,
         body: Bytes::from(body.to_string()),
     };
     attempt.mark_sent();
@@ -51,6 +52,13 @@ pub(super) async fn probe(
         Err(judged) => (0, judged, None, RateLimits::default()),
     };
     telemetry.attempt(&sent.name, status, judged.verdict.label);
+    if judged.verdict.is_ok() {
+        sent.taken(secret.as_deref());
+    } else {
+        // A new key is for the next one.
+        sent.refused(secret.as_deref(), &judged, attempt.deadline)
+            .await;
+    }
     let cost = usage.map(|usage| {
         let model = sent.model.as_ref();
         telemetry.bill((&sent.name, model), &usage.billed_by_model(), true);

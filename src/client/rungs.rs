@@ -126,6 +126,7 @@ impl Seawall {
         let mut targets = 0_usize;
         for (index, rung) in ladder.rungs.iter().enumerate() {
             let mut rules = rung.rules;
+            rules.credential = self.credential_of(rung).unwrap_or(rules.credential);
             let place = if rules.kind == Kind::Target {
                 targets += 1;
                 At::Later(Arc::clone(&rung.name))
@@ -167,6 +168,13 @@ impl Seawall {
             drop(exchange.rungs.unfit.set(misfits));
         }
         Ok(rungs)
+    }
+
+    /// A number for a target's own key, the same for the same key: two targets with one key are refused
+    /// together.
+    fn credential_of(&self, rung: &ladders::Rung) -> Option<u64> {
+        let key = self.shared.keys.of(rung.place.target()?)?;
+        key.always.then(|| key.current().number)
     }
 
     /// Prepares a rung that a call has come to.

@@ -34,6 +34,16 @@ pub(super) struct Targets {
     expectations: RwLock<HashMap<Arc<str>, Arc<Expectation>>>,
     /// A model of each quota of the organisation's own keys.
     quotas: RwLock<HashMap<Arc<str>, Arc<str>>>,
+    /// What the actors' targets for messages stand for.
+    uses: RwLock<HashMap<Arc<str>, Use>>,
+}
+
+/// What one of the actors' targets stands for.
+#[derive(Debug, Clone)]
+pub(super) struct Use {
+    /// The configured target.
+    pub(super) target: Arc<str>,
+    pub(super) quota: Arc<str>,
 }
 
 /// Room for a target's name, so that it is allocated once.
@@ -60,6 +70,7 @@ impl Targets {
             messages: config.targets.iter().filter_map(at).collect(),
             expectations: RwLock::default(),
             quotas: RwLock::default(),
+            uses: RwLock::default(),
         }
     }
 
@@ -108,6 +119,11 @@ impl Targets {
         {
             self.note_quota(quota, model);
         }
+        if let (Endpoint::Messages, Some(quota)) = (endpoint, &quota) {
+            let target = name.into();
+            let quota = quota.as_str().into();
+            self.note_use(&shared.system, &full, Use { target, quota });
+        }
         let target = start(shared, &full, settings, (quota, known)).boxed().await;
         let target = target.map_err(|error| match error {
             StartError::Invalid(invalid) => Error::Invalid(invalid),
@@ -142,6 +158,20 @@ impl Targets {
             quotas.clear();
         }
         quotas.insert(quota.into(), model.into());
+    }
+
+    /// What one of the actors' targets stands for, if it is for messages.
+    pub(super) fn use_of(&self, full: &str) -> Option<Use> {
+        self.uses.read().get(full).cloned()
+    }
+
+    fn note_use(&self, system: &System, full: &str, of: Use) {
+        let mut uses = self.uses.write();
+        // Twice as many, so that not each new one looks through all.
+        if uses.len() >= 2 * MOST {
+            uses.retain(|full, _| system.known_target(full).is_some());
+        }
+        uses.insert(full.into(), of);
     }
 
     /// How well prompts are estimated, by target and class.

@@ -45,11 +45,17 @@ mod leaving;
 #[cfg(test)]
 mod metastability;
 #[cfg(test)]
+mod metric_series;
+#[cfg(test)]
 mod organization_limits;
+#[cfg(test)]
+mod own_headers;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
 mod proxies;
+#[cfg(test)]
+mod readiness;
 #[cfg(test)]
 mod recordings_offline;
 #[cfg(test)]
@@ -58,6 +64,8 @@ mod reset_herd;
 mod reset_herd_quota;
 #[cfg(test)]
 mod retry_budgets;
+#[cfg(test)]
+mod rotated_key;
 #[cfg(test)]
 mod served;
 #[cfg(test)]

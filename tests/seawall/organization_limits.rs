@@ -269,3 +269,51 @@ async fn a_limit_that_changes_reaches_a_quota_that_is_there() {
     assert_eq!(requests_a_minute(&seawall), limit(90));
     seawall.stop().await;
 }
+
+/// Takes one admin key, in memory.
+#[derive(Debug)]
+struct Rotating(Mutex<&'static str>);
+
+impl Transport for Rotating {
+    fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
+        let is_good = request.headers["x-api-key"] == *self.0.lock();
+        let (status, body) = match request.uri.path() {
+            "/v1/messages" => (StatusCode::OK, ANSWER.to_owned()),
+            _ if is_good => (StatusCode::OK, page("mg", r#""claude-opus-5""#, 60, "null")),
+            _ => (StatusCode::UNAUTHORIZED, REFUSED.to_owned()),
+        };
+        let response = Response {
+            status,
+            headers: HeaderMap::new(),
+            body: Body::from_bytes(body.into()),
+        };
+        async move { Ok(response) }.boxed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_admin_key_that_was_rotated_is_read_anew() {
+    let file = std::env::temp_dir().join(format!("seawall-admin-{}", std::process::id()));
+    std::fs::write(&file, "sk-ant-admin01-old").unwrap();
+    let text = format!(
+        "[organization]\nadmin_key_file = {file:?}\nbase_url = \"http://a.example\"\nrefresh = \"1m\"\n\
+         [targets.a]\nbase_url = \"http://a.example\"\napi_key_env = \"KEY\"\n"
+    );
+    let environment = Environment::from_fn(|_| Some("sk-plain".to_owned()));
+    let config = Config::parse(&text, Path::new(""), &Overrides::default(), &environment).unwrap();
+    let provider = Rotating(Mutex::new("sk-ant-admin01-new"));
+    let seawall = Seawall::builder()
+        .config(config)
+        .transport(Arc::new(provider) as Arc<dyn Transport>)
+        .start()
+        .await
+        .unwrap();
+    assert_eq!(seawall.limits_of("claude-opus-5"), None);
+    std::fs::write(&file, "sk-ant-admin01-new").unwrap();
+    // Virtual time stands still while the file is read.
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    let limits = seawall.limits_of("claude-opus-5").expect("limits");
+    assert_eq!(limits.requests, Some(60));
+    seawall.stop().await;
+    std::fs::remove_file(file).unwrap();
+}

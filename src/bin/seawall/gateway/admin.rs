@@ -9,7 +9,6 @@ use axum::response::{Html, IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use seawall::client::{Accuracy, Seawall};
-use seawall_actors::policy::circuit;
 use seawall_actors::policy::quota::{Axis, RefusedBy};
 use seawall_actors::policy::wait_queue::Priority;
 use seawall_actors::snapshot::{LimiterSnapshot, QueueSnapshot, Snapshot};
@@ -25,17 +24,15 @@ pub(crate) async fn health() -> &'static str {
     "ok\n"
 }
 
-/// 503 while draining, or when no target lets calls pass.
+/// 503 while draining, or when no rung can be used.
 pub(crate) async fn ready(State(door): State<Arc<Door>>) -> Response {
-    let snapshot = door.seawall.snapshot();
-    let draining = door.draining.load(Ordering::Relaxed) || snapshot.draining;
-    let open =
-        |b: &seawall_actors::snapshot::BreakerSnapshot| b.circuit.state == circuit::State::Open;
-    let none = !snapshot.breakers.is_empty() && snapshot.breakers.iter().all(open);
-    match (draining, none) {
-        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
-        (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "every breaker is open\n").into_response(),
-        _ => "ready\n".into_response(),
+    let not = |why: &'static str| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    if door.draining.load(Ordering::Relaxed) || door.seawall.snapshot().draining {
+        not("draining\n")
+    } else if door.seawall.has_usable_rung().await {
+        "ready\n".into_response()
+    } else {
+        not("no rung can be used\n")
     }
 }
 

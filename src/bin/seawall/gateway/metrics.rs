@@ -30,8 +30,23 @@ pub(crate) fn install() -> Result<PrometheusHandle, String> {
         .map_err(|error| format!("metrics: {error}"))
 }
 
-/// The page that Prometheus reads.
+/// The page that Prometheus reads: the counts of this process, then the state at this moment.
 pub(crate) fn render(prometheus: &PrometheusHandle, seawall: &Seawall) -> String {
+    prometheus.run_upkeep();
+    let mut page = prometheus.render();
+    page.push_str(&state(seawall));
+    page
+}
+
+/// Targets and quotas are named after models and keys that callers choose, and come and go. A recorder
+/// keeps a gauge for ever, so each scrape draws them into one of its own.
+fn state(seawall: &Seawall) -> String {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    ::metrics::with_local_recorder(&recorder, || gauges(seawall));
+    recorder.handle().render()
+}
+
+fn gauges(seawall: &Seawall) {
     let snapshot = seawall.snapshot();
     for breaker in &snapshot.breakers {
         let target = breaker.name.to_string();
@@ -65,8 +80,6 @@ pub(crate) fn render(prometheus: &PrometheusHandle, seawall: &Seawall) -> String
     gauge!("seawall_callers").set(count(snapshot.pool.callers));
     gauge!("seawall_steps_running").set(count(snapshot.steps.running));
     gauge!("seawall_restarts").set(whole(i64::try_from(snapshot.restarts).unwrap_or(i64::MAX)));
-    prometheus.run_upkeep();
-    prometheus.render()
 }
 
 fn cache_gauges(cache: &seawall::cache::Stats) {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use http::request::Parts;
-use http::{HeaderName, Method};
+use http::{HeaderMap, HeaderName, Method};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
@@ -37,6 +37,10 @@ static RUN: HeaderName = HeaderName::from_static("x-seawall-run");
 static TENANT: HeaderName = HeaderName::from_static("x-seawall-tenant");
 static FALLBACK: HeaderName = HeaderName::from_static("x-seawall-fallback");
 static DELIVERY: HeaderName = HeaderName::from_static("x-seawall-delivery");
+/// Read with the request's own `cache-control`, by the cache.
+static CACHE: HeaderName = HeaderName::from_static("x-seawall-cache");
+/// What it may say.
+const CACHE_WORDS: [&str; 3] = ["no-store", "no-cache", "max-age=0"];
 /// Official SDKs count their own retries of a call in it, from 0.
 static CLIENT_RETRIES: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
@@ -197,21 +201,19 @@ fn concluded(result: Result<Reply, Error>, is_head: bool, place: Option<Place>) 
 }
 
 fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
-    let named = |name: &HeaderName| {
-        parts
-            .headers
-            .get(name)
-            .map(|value| value.to_str().unwrap_or("?").to_owned())
-    };
-    let profile = read_word(&PROFILE, named(&PROFILE))?;
-    let delivery = read_word(&DELIVERY, named(&DELIVERY))?;
-    let fallback = read_word(&FALLBACK, named(&FALLBACK))?.unwrap_or_default();
+    let said = |name| only(&parts.headers, name);
+    let profile = read_word(&PROFILE, said(&PROFILE)?)?;
+    let delivery = read_word(&DELIVERY, said(&DELIVERY)?)?;
+    let fallback = read_word(&FALLBACK, said(&FALLBACK)?)?.unwrap_or_default();
+    check_cache_words(said(&CACHE)?)?;
     // What is no number came from no SDK, so nothing is known of earlier tries.
-    let client_retries = named(&CLIENT_RETRIES)
-        .and_then(|count| count.parse().ok())
+    let client_retries = parts.headers.get(&CLIENT_RETRIES);
+    let client_retries = client_retries
+        .and_then(|count| count.to_str().ok()?.parse().ok())
         .unwrap_or(0);
-    let tenant = tenant(named(&TENANT), parts.extensions.get())?;
-    let (route, run) = (named(&ROUTE), named(&RUN));
+    let owned = |word: Option<&str>| word.map(str::to_owned);
+    let tenant = tenant(owned(said(&TENANT)?), parts.extensions.get())?;
+    let (route, run) = (owned(said(&ROUTE)?), owned(said(&RUN)?));
     let query = parts.uri.query().map(str::to_owned);
     Ok(Ask {
         endpoint,
@@ -228,6 +230,40 @@ fn ask(endpoint: Endpoint, parts: Parts, body: Bytes) -> Result<Ask, String> {
         client_retries,
         meter: None,
     })
+}
+
+/// What one of seawall's own headers says. Said twice, nobody knows which was meant: proxies differ in
+/// whether they put a header beside the client's or in its place.
+fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, String> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(format!("seawall: {name} was sent twice: send it once"));
+    }
+    match value.to_str() {
+        Ok(word) => Ok(Some(word)),
+        Err(_) => Err(format!(
+            "seawall: {name}: write it in plain ASCII characters"
+        )),
+    }
+}
+
+fn check_cache_words(said: Option<&str>) -> Result<(), String> {
+    let mut words = said.into_iter().flat_map(|said| said.split(','));
+    let unknown = words.find(|word| {
+        let mut known = CACHE_WORDS.iter();
+        !known.any(|known| word.trim().eq_ignore_ascii_case(known))
+    });
+    match unknown {
+        Some(word) => Err(format!(
+            "seawall: {CACHE}: {}: write one of {}",
+            word.trim(),
+            CACHE_WORDS.join(", ")
+        )),
+        None => Ok(()),
+    }
 }
 
 /// For whom a call is: whose key it has, or whom it names where that is left to it.
@@ -252,7 +288,7 @@ fn tenant(named: Option<String>, client: Option<&ClientKey>) -> Result<Option<St
 
 fn read_word<T: FromStr<Err: Display>>(
     header: &HeaderName,
-    word: Option<String>,
+    word: Option<&str>,
 ) -> Result<Option<T>, String> {
     word.map(|word| {
         word.parse()
