@@ -204,16 +204,13 @@ impl Seawall {
             (Endpoint::Messages, None) => self.shared.targets.messages_at(name),
             _ => None,
         };
-        stop_if_capped(exchange, &credential, &target);
+        stop_if_capped(exchange, credential, &target);
         let uri = match known {
             Some(known) => known,
             None => address(&settings.base_url, endpoint, source.query.as_deref())?,
         };
         // From here on nothing fails: who takes the headers keeps them for the rungs below.
-        let mut headers = source.take_headers().unwrap_or_else(|| {
-            let sent = exchange.rungs.any_prepared();
-            sent.map(|sent| sent.headers.clone()).unwrap_or_default()
-        });
+        let mut headers = headers_for(exchange);
         credential.apply(&mut headers);
         name_version(&mut headers);
         let shape = Shape::of(model.unwrap_or(""), source.view.as_ref());
@@ -469,4 +466,12 @@ fn run(ask: &Ask, route: &Route) -> Option<Arc<str>> {
     let run = ask.run.as_deref()?;
     let tenant = ask.tenant.as_deref().unwrap_or("");
     Some(format!("{tenant}\n{run}").into())
+}
+
+/// The call's headers: the first rung that is prepared takes them, others copy its own.
+fn headers_for(exchange: &Exchange) -> HeaderMap {
+    exchange.source.take_headers().unwrap_or_else(|| {
+        let sent = exchange.rungs.any_prepared();
+        sent.map(|sent| sent.headers.clone()).unwrap_or_default()
+    })
 }

@@ -237,7 +237,7 @@ impl Seawall {
         };
         let mut needs: Needs = view.needs.moved(self.conversed_with(exchange), model);
         let first = exchange.rungs.first_target();
-        if first.is_some_and(|(_, first)| first.rules.credential != rung.rules.credential) {
+        if first.is_some_and(|(_, first)| self.credential_of(first) != self.credential_of(rung)) {
             needs = needs.for_another_account(model.or(view.model.as_deref()));
         }
         let asked = model.or(view.model.as_deref()).unwrap_or("");

@@ -76,7 +76,7 @@ pub(super) fn read_hedge(
                 "`{name}` is \"next\", and the ladder has no second target: add one, or write \"same\""
             );
             doc.refuse(&next.span(), what);
-        } else if !targets.any(|rung| is_led_to_by_silence(rung)) {
+        } else if !targets.any(is_led_to_by_silence) {
             let what = format!(
                 "`{name}` is \"next\", and no second attempt is ever made: a slow attempt's other goes where \"attempts_spent\" or \"overloaded\" leads, and neither leads to a target; add one of them to a target's `on`, or write \"same\""
             );
