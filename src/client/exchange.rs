@@ -77,6 +77,8 @@ pub(super) struct Exchange {
 pub(super) struct Progress {
     pub(super) last: LastAttempt,
     pub(super) first_content: Option<Instant>,
+    /// When the first attempt was sent.
+    pub(super) sent: Option<Instant>,
     pub(super) queued: Duration,
     pub(super) backed_off: Duration,
     pub(super) request_id: Option<String>,
@@ -197,6 +199,19 @@ impl Exchange {
         let mut progress = self.progress.lock();
         progress.queued += report.queued;
         progress.backed_off += report.backed_off;
+    }
+
+    /// Time waited before the first attempt, for breakers and quotas alone. While a call is on its way
+    /// nobody knows how much of a later pause is one of theirs.
+    pub(super) fn queued_so_far(&self) -> Duration {
+        let sent = self.progress.lock().sent;
+        let sent = sent.unwrap_or_else(Instant::now);
+        sent.saturating_duration_since(self.began)
+    }
+
+    /// Notes that an attempt is sent.
+    fn sends(&self) {
+        self.progress.lock().sent.get_or_insert_with(Instant::now);
     }
 
     /// Notes the first content of the answer.
@@ -339,6 +354,7 @@ impl OnTheWire {
         exchange
             .status_of(attempt.number)
             .store(0, Ordering::Relaxed);
+        exchange.sends();
         Self {
             exchange: Arc::clone(exchange),
             attempt: (attempt.number, attempt.rung),

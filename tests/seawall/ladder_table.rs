@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use seawall::client::ask::{Degraded, Fallback, Report};
 use seawall::verdict::label;
+use seawall_actors::policy::ladder::Cause;
 
 use oracle::{By, Expected, expected};
 use rig::{Failed, Got, Kept, Seen, play};
@@ -276,4 +277,12 @@ async fn a_rung_with_causes_of_its_own_is_come_to_by_them_alone() {
 fn the_table_has_every_verdict() {
     let played: BTreeSet<&str> = all().iter().map(|trouble| trouble.label).collect();
     assert_eq!(played, BTreeSet::from(label::ALL));
+}
+
+#[test]
+fn every_cause_is_documented_by_its_word() {
+    let page = include_str!("../../docs/ladder.md");
+    for cause in Cause::ALL.into_iter().chain([Cause::Hedge]) {
+        assert!(page.contains(&format!(" | `{cause}` | ")), "{cause}");
+    }
 }

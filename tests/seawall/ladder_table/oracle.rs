@@ -68,7 +68,7 @@ fn ending(cell: &Cell) -> (By, Option<&'static str>) {
         Fate::Passes | Fate::NotHere => "attempts_spent",
         Fate::Refills | Fate::NoQuota => "quota",
         Fate::Credential => "credential",
-        Fate::TooLong => "too_large",
+        Fate::TooLong => "context_too_long",
         Fate::Missing => "not_found",
         Fate::Refused => "refused",
     };
@@ -108,7 +108,7 @@ fn ending(cell: &Cell) -> (By, Option<&'static str>) {
 fn leads(cell: &Cell, why: &str) -> bool {
     let helps = match why {
         "credential" => cell.second == Second::OtherKey,
-        "too_large" => cell.second == Second::OtherModel,
+        "context_too_long" => cell.second == Second::OtherModel,
         _ => true,
     };
     let usual = !matches!(why, "refused" | "overloaded");
