@@ -62,7 +62,7 @@ mod targets;
 mod turn;
 mod watchdog;
 
-use ask::{Ask, Endpoint, Reply, Report};
+use ask::{Ask, Endpoint, Reply};
 pub use builder::Builder;
 use conclusion::waiting;
 use exchange::{Exchange, Progress};
@@ -158,14 +158,7 @@ impl Seawall {
         let mut running = async move { seawall.run(shared, call).await }.boxed();
         match timeout_at(began + WAIT_OUT_LOUD, &mut running).await {
             Ok(answered) => answered,
-            Err(_) => {
-                let so_far = Report {
-                    attempts: exchange.progress.lock().last.attempts,
-                    queued: began.elapsed(),
-                    ..Report::new(Arc::clone(&exchange.call))
-                };
-                Ok(waiting(so_far, running))
-            }
+            Err(_) => Ok(waiting(exchange.so_far(), running)),
         }
     }
 

@@ -26,7 +26,7 @@ pub use self::organization::Organization;
 pub use self::problem::{ConfigError, Position, Problem};
 pub use self::route::{
     BreakerSettings, CacheSettings, HedgeOn, HedgeSettings, InvalidTemplate, ModelPattern,
-    OnDisconnect, Place, RetrySettings, Route, Rung, Template, Variables, cause_word,
+    OnDisconnect, Place, RetrySettings, Route, Rung, Template, Variables,
 };
 pub use self::target::{ApiKey, Credential, KeyOrigin, Provider, QuotaSettings, Target};
 pub use self::tenant::Tenants;

@@ -14,7 +14,6 @@ use seawall_actors::policy::ladder::Cause;
 use tokio::time::Instant;
 
 use crate::client::ask::Degraded;
-use crate::config::cause_word;
 use crate::prices::{self, Day, Terms};
 use crate::profile::Profile;
 use crate::provider::anthropic::plain_model;
@@ -303,7 +302,7 @@ pub(crate) fn finish(telemetry: &Telemetry, record: &CallRecord) {
         .retries
         .record(f64::from(record.attempts.saturating_sub(1)));
     if let Some(kind) = record.degraded {
-        let cause = record.cause.map_or("none", cause_word);
+        let cause = record.cause.map_or("none", Cause::as_str);
         counter!(
             "seawall_degraded_total",
             "route" => record.route.to_string(), "kind" => kind.as_str(), "cause" => cause
@@ -334,7 +333,7 @@ pub(crate) fn finish(telemetry: &Telemetry, record: &CallRecord) {
         status = record.status,
         verdict = record.verdict,
         degraded = record.degraded.map_or("", Degraded::as_str),
-        cause = record.cause.map_or("", cause_word),
+        cause = record.cause.map_or("", Cause::as_str),
         skipped = record.skipped,
         request_id = record.request_id.as_deref().unwrap_or(""),
         total_ms = millis(total),

@@ -226,11 +226,12 @@ pub struct Report {
     pub rung: Arc<str>,
     /// Attempts on the wire.
     pub attempts: u32,
-    /// Time spent waiting for quotas and breakers.
+    /// Time spent waiting for quotas and breakers. A stream that waits out loud says how long that was
+    /// before the first attempt.
     pub queued: Duration,
-    /// In which way the answer is not what the first target would have given.
+    /// In which way the answer is not what the first target would have given; none of an error.
     pub degraded: Option<Degraded>,
-    /// Why the rung above the one that answered did not; none where the first did.
+    /// Why the rung above the one that answered did not; none where the first did, and of an error.
     pub cause: Option<Cause>,
     /// The model that was asked on the rung that answered.
     pub model: Option<Arc<str>>,

@@ -56,12 +56,15 @@ impl Seawall {
                     _ => None,
                 });
                 let settled = stacking::is_settled(&error, report);
+                // An error is nobody's answer: it is not a degraded one.
+                let told = Report {
+                    settled,
+                    degraded: None,
+                    cause: None,
+                    ..told
+                };
                 let barred = report.rejected.is_some();
-                Err(failed(
-                    exchange,
-                    error,
-                    (Report { settled, ..told }, barred),
-                ))
+                Err(failed(exchange, error, (told, barred)))
             }
         }
     }
@@ -139,6 +142,9 @@ impl Seawall {
         let first = rungs.first_target().map(|(first, _)| first);
         let model = sent.and_then(|sent| sent.prepared.model.clone());
         let fell = first.is_some_and(|first| report.rung > first) && !report.stood_in;
+        let cause = report
+            .cause
+            .or_else(|| report.hedged.then_some(Cause::Hedge));
         let is_other = fell && is_another(self.conversed_with(exchange), model.as_deref());
         Report {
             call: Arc::clone(&exchange.call),
@@ -146,7 +152,7 @@ impl Seawall {
             attempts: exchange.attempts_before + report.attempts,
             queued: exchange.progress.lock().queued,
             degraded: is_other.then_some(Degraded::Model),
-            cause: report.cause.filter(|_| fell || report.stood_in),
+            cause: cause.filter(|_| fell || report.stood_in),
             model,
             skipped: rungs.skipped(),
             losses: sent.map_or(Features::NONE, |sent| sent.losses),

@@ -13,7 +13,7 @@ use seawall_actors::policy::ladder::Cause;
 use seawall_actors::verdict::Verdict;
 use tokio::time::Instant;
 
-use super::ask::{Ask, Degraded, Endpoint, Meter};
+use super::ask::{Ask, Degraded, Endpoint, Meter, Report};
 use super::expectation::{Expectation, Expected};
 use super::kept::Kept;
 use super::keys::{Secret, TargetKey, refuses_the_key};
@@ -82,6 +82,10 @@ pub(super) struct Exchange {
 pub(super) struct Progress {
     pub(super) last: LastAttempt,
     pub(super) first_content: Option<Instant>,
+    /// When the first attempt was sent.
+    pub(super) sent: Option<Instant>,
+    /// Attempts that have been sent.
+    pub(super) begun: u32,
     pub(super) queued: Duration,
     pub(super) backed_off: Duration,
     pub(super) request_id: Option<String>,
@@ -242,6 +246,25 @@ impl Exchange {
         progress.backed_off += report.backed_off;
     }
 
+    /// What a call took that is still on its way: its queueing is that before the first attempt, since
+    /// nobody knows yet how much of a later pause is a breaker's or a quota's.
+    pub(super) fn so_far(&self) -> Report {
+        let progress = self.progress.lock();
+        let sent = progress.sent.unwrap_or_else(Instant::now);
+        Report {
+            attempts: progress.begun,
+            queued: sent.saturating_duration_since(self.began),
+            ..Report::new(Arc::clone(&self.call))
+        }
+    }
+
+    /// Notes that an attempt is sent.
+    fn sends(&self, number: u32) {
+        let mut progress = self.progress.lock();
+        progress.sent.get_or_insert_with(Instant::now);
+        progress.begun = self.attempts_before.saturating_add(number);
+    }
+
     /// Notes the first content of the answer.
     pub(super) fn saw_content(&self, at: Instant) {
         self.progress.lock().first_content.get_or_insert(at);
@@ -387,6 +410,7 @@ impl OnTheWire {
         exchange
             .status_of(attempt.number)
             .store(0, Ordering::Relaxed);
+        exchange.sends(attempt.number);
         Self {
             exchange: Arc::clone(exchange),
             attempt: (attempt.number, attempt.rung),

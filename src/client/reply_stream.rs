@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
+use seawall_actors::policy::ladder::Cause;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ask::{Degraded, Reply, ReplyBody, Report, Skipped};
@@ -22,7 +23,7 @@ use super::flights::Subscriber;
 use super::resume::Resumable;
 use super::stream::{BrokenOff, Watched, error_type};
 use crate::cache::Recording;
-use crate::config::{OnDisconnect, cause_word};
+use crate::config::OnDisconnect;
 use crate::error::Error;
 use crate::provider::anthropic::{PING_EVENT, StreamFailure};
 use crate::verdict::Judged;
@@ -272,7 +273,7 @@ fn mark(report: &Report) -> Option<Bytes> {
     );
     let marks = [
         ("degraded", degraded),
-        ("cause", report.cause.map(cause_word)),
+        ("cause", report.cause.map(Cause::as_str)),
         (
             "model",
             report.model.as_deref().filter(|_| degraded.is_some()),

@@ -1,6 +1,6 @@
 //! Which calls share an attempt, and what one that was answered by another's leaves behind.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::ask::{Ask, Reply, Report};
 use super::conclusion::waiting;
-use super::exchange::Progress;
+use super::exchange::{Exchange, Progress};
 use super::flights::{Boarded, FlightKey};
 use super::kept::Print;
 use super::preparation::{Asked, Started, patience, timeouts};
@@ -38,6 +38,8 @@ struct Shareable {
     route: String,
     call: Arc<str>,
     time: Time,
+    /// What it is making itself, once it does.
+    made: Arc<OnceLock<Weak<Exchange>>>,
 }
 
 /// The time that a call has.
@@ -74,6 +76,7 @@ impl Seawall {
     pub(super) async fn share(&self, key: FlightKey, asked: Asked<'_>) -> Result<Reply, Error> {
         let shareable = Shareable::new(key, asked);
         let (call, began) = (Arc::clone(&shareable.call), shareable.time.began);
+        let made = Arc::clone(&shareable.made);
         let mut running = self.clone().board(shareable).boxed();
         if !key.streams {
             return running.await;
@@ -81,10 +84,8 @@ impl Seawall {
         match timeout_at(began + WAIT_OUT_LOUD, &mut running).await {
             Ok(answered) => answered,
             Err(_) => {
-                let so_far = Report {
-                    queued: began.elapsed(),
-                    ..Report::new(call)
-                };
+                let exchange = made.get().and_then(Weak::upgrade);
+                let so_far = exchange.map_or_else(|| Report::new(call), |made| made.so_far());
                 Ok(waiting(so_far, running))
             }
         }
@@ -130,7 +131,11 @@ impl Seawall {
     /// Makes the call that others may share.
     async fn lead(self, shareable: Shareable) -> Result<Reply, Error> {
         let Shareable {
-            ask, view, print, ..
+            ask,
+            view,
+            print,
+            made,
+            ..
         } = shareable;
         let route = self.shared.config.routes.get(&shareable.route);
         let route = route.ok_or(Error::UnknownRoute(shareable.route))?;
@@ -148,6 +153,7 @@ impl Seawall {
             print,
         };
         let (exchange, mut call) = self.prepare(started, asked).await?;
+        made.get_or_init(|| Arc::downgrade(&exchange));
         // It may have followed another for a while.
         call.patience = call.patience.saturating_sub(began.elapsed());
         self.run(exchange, call).await
@@ -170,6 +176,7 @@ impl Shareable {
             print,
             route: route.name.clone(),
             call: new_id(),
+            made: Arc::default(),
         }
     }
 }

@@ -28,7 +28,7 @@ mod time;
 
 pub use cache::CacheSettings;
 pub use hedge::{HedgeOn, HedgeSettings};
-pub use ladder::{Place, Rung, cause_word};
+pub use ladder::{Place, Rung};
 pub use template::{InvalidTemplate, Template, Variables};
 
 use cache::read_cache;

@@ -9,8 +9,8 @@ mod trouble;
 use std::collections::BTreeSet;
 
 use seawall::client::ask::{Degraded, Fallback, Report};
-use seawall::config::cause_word;
 use seawall::verdict::label;
+use seawall_actors::policy::ladder::Cause;
 
 use oracle::{By, Expected, expected};
 use rig::{Failed, Got, Kept, Seen, play};
@@ -218,7 +218,7 @@ fn mismarked(
         ("text", text == of && !text.is_empty()),
         ("rung", &*report.rung == rung),
         ("degraded", report.degraded == degraded),
-        ("cause", report.cause.map(cause_word) == expected.cause),
+        ("cause", report.cause.map(Cause::as_str) == expected.cause),
         ("attempts told", report.attempts == seen.first + seen.second),
         (
             "cache",
@@ -366,4 +366,12 @@ async fn an_answer_at_hand_with_causes_of_its_own_is_come_to_by_them_alone() {
 fn the_table_has_every_verdict() {
     let played: BTreeSet<&str> = all().iter().map(|trouble| trouble.label).collect();
     assert_eq!(played, BTreeSet::from(label::ALL));
+}
+
+#[test]
+fn every_cause_is_documented_by_its_word() {
+    let page = include_str!("../../docs/ladder.md");
+    for cause in Cause::ALL.into_iter().chain([Cause::Hedge]) {
+        assert!(page.contains(&format!(" | `{cause}` | ")), "{cause}");
+    }
 }

@@ -67,7 +67,7 @@ impl Rung {
 
     /// The words of the config for what leads to it.
     pub fn causes(&self) -> impl Iterator<Item = &'static str> {
-        self.on.iter().map(cause_word)
+        self.on.iter().map(Cause::as_str)
     }
 }
 
@@ -115,15 +115,6 @@ impl fmt::Display for Place {
             Self::Cache => "cache",
             Self::Static => "static",
         })
-    }
-}
-
-/// The word for a cause in the configuration, headers, logs and metrics.
-#[must_use]
-pub const fn cause_word(cause: Cause) -> &'static str {
-    match cause {
-        Cause::TooLarge => "context_too_long",
-        other => other.as_str(),
     }
 }
 
@@ -376,9 +367,9 @@ fn read_causes(rung: &Section<'_>) -> Option<(Causes, Range<usize>)> {
 fn read_cause(rung: &Section<'_>, written: &Spanned<String>) -> Option<Cause> {
     let found = Cause::ALL
         .into_iter()
-        .find(|cause| cause_word(*cause) == written.get_ref());
+        .find(|cause| cause.as_str() == written.get_ref());
     if found.is_none() {
-        let known = || Cause::ALL.into_iter().map(cause_word);
+        let known = || Cause::ALL.into_iter().map(Cause::as_str);
         let advice = match nearest(written.get_ref(), known()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("known: {}", known().collect::<Vec<_>>().join(", ")),

@@ -116,3 +116,61 @@ async fn what_a_request_may_lose_is_taken_from_it_and_named() {
     body.as_object_mut().unwrap().remove("thinking");
     assert_eq!(asked[0], body);
 }
+
+/// Two models and nothing else.
+const MODELS: &str = r#"
+[targets.sonnet]
+model = "claude-sonnet-5-5"
+[targets.haiku]
+model = "claude-haiku-5-5"
+[routes.default]
+ladder = ["sonnet", "haiku"]
+retry = { attempts = 2, base = "1ms" }
+hedge = { on = "next", after = "100ms", budget = 0.2 }
+"#;
+
+#[tokio::test]
+async fn an_error_after_every_rung_is_no_degraded_answer() {
+    // One is the provider's own, the other seawall's.
+    for (kind, status) in [
+        (FaultKind::Overloaded, 529),
+        (FaultKind::ResetBeforeHeaders, 502),
+    ] {
+        let (address, _) = sim(instant(vec![Fault::new(kind)])).await;
+        let gateway = Gateway::start(address, MODELS);
+        for stream in [false, true] {
+            let got = send(ask(&gateway, &asking("Is anybody there?", stream))).await;
+            assert_eq!(got.status, status, "{got:?}");
+            assert_eq!(got.header("x-seawall-rung"), "haiku");
+            assert_eq!(got.header("x-seawall-attempts"), "2");
+            for mark in ["degraded", "cause", "model"] {
+                assert_eq!(got.header(&format!("x-seawall-{mark}")), "", "{mark}");
+            }
+        }
+        let metrics = gateway.get("/_seawall/metrics").await;
+        assert!(!metrics.contains("seawall_degraded_total{"), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_hedge_that_won_on_the_next_rung_is_the_cause() {
+    let (address, sim) = sim(instant(Vec::new())).await;
+    let gateway = Gateway::start(address, MODELS);
+    // Hedges are saved up for.
+    for n in 0..20 {
+        let got = send(ask(&gateway, &asking(&format!("What is {n}?"), true))).await;
+        assert_eq!(got.header("x-seawall-rung"), "sonnet");
+    }
+    let silent = Fault::new(FaultKind::StallBeforeContent).on_model("claude-sonnet");
+    sim.set_faults(vec![silent]).unwrap();
+    let got = send(ask(&gateway, &asking("Who is faster?", true))).await;
+    assert_eq!(got.message().0, "claude-haiku-5-5");
+    assert_eq!(got.header("x-seawall-degraded"), "model");
+    assert_eq!(got.header("x-seawall-cause"), "hedge");
+    until("logged", async || gateway.log().contains("cause=\"hedge\"")).await;
+    let metrics = gateway.get("/_seawall/metrics").await;
+    let counted = |line: &str| {
+        line.starts_with("seawall_degraded_total{") && line.contains("cause=\"hedge\"")
+    };
+    assert!(metrics.lines().any(counted), "{metrics}");
+}

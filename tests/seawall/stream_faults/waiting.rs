@@ -71,6 +71,38 @@ async fn a_call_that_waits_for_its_quota_pings_until_its_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_waiting_for_a_breaker_or_a_quota_is_called_queueing() {
+    let quota = "quota = \"small\"\n[quotas.small]\nrequests_per_minute = 2\n";
+    let (seawall, _) = in_front_of(settings(1, Vec::new()), &format!("{UP}{quota}")).await;
+    call(&seawall, asking(Shape::Text)).await;
+    let waits = seawall.forward(asking(Shape::Text)).await.unwrap();
+    assert_eq!(waits.report.attempts, 0);
+    let late = waits.report.queued - OUT_LOUD;
+    assert!(late <= TICK, "{late:?}");
+    drop(waits);
+    seawall.stop().await;
+
+    // An attempt under way, and backoffs between attempts that fail.
+    for (kind, shares) in [
+        (FaultKind::NoAnswer, false),
+        (FaultKind::ResetBeforeHeaders, false),
+        (FaultKind::NoAnswer, true),
+    ] {
+        let config = format!(
+            "{UP}[routes.default]\nladder = [\"up\"]\nsingle_flight = {shares}\nretry = {{ base = \"30s\" }}\n"
+        );
+        let fault = settings(1, vec![Fault::new(kind)]);
+        let (seawall, _) = in_front_of(fault, &config).await;
+        let tries = seawall.forward(asking(Shape::Text)).await.unwrap();
+        assert!(matches!(tries.body, ReplyBody::Stream(_)), "{kind:?}");
+        assert_eq!(tries.report.queued, Duration::ZERO, "{kind:?}");
+        assert!(tries.report.attempts > 0, "{kind:?}");
+        drop(tries);
+        seawall.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_waits_for_a_breaker_pings_until_its_answer_or_its_error() {
     for (delivery, outage) in DELIVERIES.into_iter().flat_map(|d| [(d, 50), (d, 3_600)]) {
         let outage = Fault::new(FaultKind::Overloaded).between(Duration::ZERO, SECOND * outage);

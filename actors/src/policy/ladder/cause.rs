@@ -25,10 +25,13 @@ pub enum Cause {
     NotFound,
     /// All waits are over: nothing else can answer any more.
     LastResort,
+    /// It was not left: a second attempt beside a slow one was the first to bring content. Leads
+    /// nowhere.
+    Hedge,
 }
 
 impl Cause {
-    /// Every cause.
+    /// Every cause that can lead to a rung.
     pub const ALL: [Self; 9] = [
         Self::BreakerOpen,
         Self::Quota,
@@ -49,11 +52,12 @@ impl Cause {
             Self::Quota => "quota",
             Self::AttemptsSpent => "attempts_spent",
             Self::Overloaded => "overloaded",
-            Self::TooLarge => "too_large",
+            Self::TooLarge => "context_too_long",
             Self::Refused => "refused",
             Self::Credential => "credential",
             Self::NotFound => "not_found",
             Self::LastResort => "last_resort",
+            Self::Hedge => "hedge",
         }
     }
 

@@ -7,7 +7,6 @@ use axum::response::Response;
 use http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use seawall::client::ask::{Report, Skipped};
-use seawall::config::cause_word;
 use seawall::error::Error;
 use seawall::provider::anthropic::{coded_error_body, error_body};
 use seawall_actors::error::{Rejected, Rejection};
@@ -45,7 +44,7 @@ pub(crate) fn stamp(headers: &mut HeaderMap, report: &Report) {
         put(CACHE, badge);
     }
     if let Some(cause) = report.cause {
-        put(CAUSE, cause_word(cause));
+        put(CAUSE, cause.as_str());
     }
     if let Some(kind) = report.degraded {
         put(DEGRADED, kind.as_str());

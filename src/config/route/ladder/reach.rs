@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use seawall_actors::policy::ladder::{Cause, Causes};
 
-use super::{Place, Rung, Written, cause_word};
+use super::{Place, Rung, Written};
 use crate::capability::{Capabilities, Features, LEAST_ANSWER, Misfit, Needs, fit};
 use crate::config::target::Target;
 
@@ -57,7 +57,7 @@ pub(super) fn why_unreachable(
     };
     let mut all = Vec::new();
     for cause in on.iter() {
-        all.push(format!("`{}`: {}", cause_word(cause), why(cause)?));
+        all.push(format!("`{cause}`: {}", why(cause)?));
     }
     (!all.is_empty()).then(|| all.join("; "))
 }
