@@ -25,7 +25,7 @@ use super::expectation::Shape;
 use super::kept::Print;
 use super::keys::{Secret, TargetKey};
 use super::ladders::{self, Ladder};
-use super::rungs::{Rungs, Sent};
+use super::rungs::{Fitting, Rungs, Sent};
 use super::source::Source;
 use super::{Seawall, stacking};
 use crate::capability::Features;
@@ -192,7 +192,8 @@ impl Seawall {
         let sends = self.sends((name, settings), source.brought.as_ref())?;
         let credential = sends.credential();
         let model = settings.model.as_deref().or_else(|| source.model());
-        let (body, losses) = self.written_for(exchange, of, settings)?;
+        let fitting = exchange.rungs.fitting(rung);
+        let (body, losses) = self.written_for(exchange, fitting, (of, settings))?;
         let who = (model, credential);
         let endpoint = &exchange.endpoint;
         let (target, expectation) = self
@@ -213,7 +214,8 @@ impl Seawall {
         let mut headers = headers_for(exchange);
         credential.apply(&mut headers);
         name_version(&mut headers);
-        let shape = Shape::of(model.unwrap_or(""), source.view.as_ref());
+        let shape = || Shape::of(model.unwrap_or(""), source.view.as_ref());
+        let shape = fitting.map_or_else(shape, |fitting| fitting.shape);
         let expected = match endpoint {
             Endpoint::Messages => expectation.expect(shape),
             _ => expectation.request_only(shape),
@@ -288,28 +290,27 @@ impl Seawall {
     fn written_for(
         &self,
         exchange: &Exchange,
-        of: &ladders::Rung,
-        settings: &config::Target,
+        fitting: Option<&Fitting>,
+        (rung, settings): (&ladders::Rung, &config::Target),
     ) -> Result<(Bytes, Features), Error> {
         let source = &exchange.source;
         let Some(view) = &source.view else {
             return Ok((source.body.clone(), Features::NONE));
         };
         let model = settings.model.as_deref();
-        if !exchange.rungs.ladder().is_choosy {
+        let Some(Fitting { fit, .. }) = fitting else {
             let body = match model {
                 Some(model) => splice_model(&source.body, view, model),
                 None => source.body.clone(),
             };
             return Ok((body, Features::NONE));
-        }
-        let capabilities = self.capabilities(exchange, of);
-        let adapted = self.fits(exchange, of, &capabilities).and_then(|fit| {
+        };
+        let adapted = fit.clone().and_then(|fit| {
             let from = self.conversed_with(exchange);
             adapt(&source.body, view, from, model, &fit)
         });
         let adapted = adapted.map_err(|misfit| {
-            let name = Arc::clone(&of.name);
+            let name = Arc::clone(&rung.name);
             Error::Unfit(vec![(name, misfit)])
         })?;
         Ok((adapted.body, adapted.losses))

@@ -22,11 +22,23 @@ use crate::error::Error;
 #[derive(Debug)]
 pub(super) struct Rungs {
     ladder: Arc<Ladder>,
-    sent: Vec<OnceLock<Sent>>,
-    /// Rungs that are not for the call, each with the reason.
-    pub(super) unfit: OnceLock<Vec<(usize, Misfit)>>,
+    stations: Vec<Station>,
     /// Why a rung could not be set up, where that was the last word.
     pub(super) failed: parking_lot::Mutex<Option<Error>>,
+}
+
+/// One rung, as far as a call has come to it.
+#[derive(Debug, Default)]
+struct Station {
+    fitting: OnceLock<Fitting>,
+    sent: OnceLock<Sent>,
+}
+
+/// How a call's request suits a rung's target.
+#[derive(Debug)]
+pub(super) struct Fitting {
+    pub(super) shape: Shape,
+    pub(super) fit: Result<Fit, Misfit>,
 }
 
 /// What a rung is sent, and what it cost the request.
@@ -40,11 +52,10 @@ pub(super) struct Sent {
 
 impl Rungs {
     pub(super) fn new(ladder: Arc<Ladder>) -> Self {
-        let sent = ladder.rungs.iter().map(|_| OnceLock::new()).collect();
+        let stations = ladder.rungs.iter().map(|_| Station::default()).collect();
         Self {
             ladder,
-            sent,
-            unfit: OnceLock::new(),
+            stations,
             failed: parking_lot::Mutex::new(None),
         }
     }
@@ -62,7 +73,12 @@ impl Rungs {
     }
 
     pub(super) fn sent(&self, rung: usize) -> Option<&Sent> {
-        self.sent.get(rung)?.get()
+        self.stations.get(rung)?.sent.get()
+    }
+
+    /// How the request suits a rung, where the ladder is choosy and the rung a target.
+    pub(super) fn fitting(&self, rung: usize) -> Option<&Fitting> {
+        self.stations.get(rung)?.fitting.get()
     }
 
     pub(super) fn prepared(&self, rung: usize) -> Option<&Arc<Prepared>> {
@@ -71,7 +87,7 @@ impl Rungs {
 
     /// What the rungs that were prepared are sent.
     pub(super) fn all_sent(&self) -> impl Iterator<Item = &Sent> {
-        self.sent.iter().filter_map(OnceLock::get)
+        self.stations.iter().filter_map(|at| at.sent.get())
     }
 
     /// What the first rung that was prepared is sent.
@@ -79,17 +95,19 @@ impl Rungs {
         self.all_sent().next().map(|sent| &sent.prepared)
     }
 
-    /// Rungs that could not carry the request, for whoever is told.
+    /// Rungs that can't carry the request, each with the reason.
+    fn misfits(&self) -> impl Iterator<Item = (&Arc<str>, &Misfit)> {
+        let rungs = self.ladder.rungs.iter().zip(&self.stations);
+        rungs.filter_map(|(rung, at)| Some((&rung.name, at.fitting.get()?.fit.as_ref().err()?)))
+    }
+
+    /// The same for whoever is told.
     pub(super) fn skipped(&self) -> Vec<Skipped> {
-        let misfits = self.unfit.get().into_iter().flatten();
-        misfits
-            .filter_map(|(rung, why)| {
-                Some(Skipped {
-                    rung: Arc::clone(self.name(*rung)?),
-                    why: why.clone(),
-                })
-            })
-            .collect()
+        let skipped = |(rung, why): (&Arc<str>, &Misfit)| Skipped {
+            rung: Arc::clone(rung),
+            why: why.clone(),
+        };
+        self.misfits().map(skipped).collect()
     }
 
     /// The same in one line; empty for most calls.
@@ -99,9 +117,9 @@ impl Rungs {
     }
 
     pub(super) fn keep(&self, rung: usize, sent: Sent) {
-        if let Some(place) = self.sent.get(rung) {
+        if let Some(at) = self.stations.get(rung) {
             // Prepared twice at the same time, both are the same.
-            drop(place.set(sent));
+            drop(at.sent.set(sent));
         }
     }
 
@@ -121,7 +139,6 @@ impl Seawall {
         fallback: Fallback,
     ) -> Result<Vec<Rung>, Error> {
         let ladder = exchange.rungs.ladder();
-        let mut misfits = Vec::new();
         let mut rungs = Vec::with_capacity(ladder.rungs.len());
         let mut targets = 0_usize;
         for (index, rung) in ladder.rungs.iter().enumerate() {
@@ -140,22 +157,25 @@ impl Seawall {
                 rules.room = capabilities
                     .context_tokens
                     .or_else(|| self.own_room(exchange, rung));
-                if let Err(misfit) = self.fits(exchange, rung, &capabilities) {
-                    rules.unfit = Some(misfit.as_str());
-                    misfits.push((index, misfit));
-                }
+                rules.unfit = exchange.rungs.stations.get(index).and_then(|at| {
+                    let fitting = || self.fitting(exchange, rung, &capabilities);
+                    let fitting = at.fitting.get_or_init(fitting);
+                    fitting.fit.as_ref().err().map(Misfit::as_str)
+                });
             }
             rungs.push(Rung { place, rules });
         }
         let begins = rungs.iter().position(|rung| rung.rules.unfit.is_none());
         let has_target =
             |rung: &Rung| rung.rules.unfit.is_none() && rung.rules.kind == Kind::Target;
-        if !rungs.iter().any(has_target) && !misfits.is_empty() {
-            let named =
-                |(rung, why): (usize, Misfit)| Some((exchange.rungs.name(rung)?.clone(), why));
-            return Err(Error::Unfit(
-                misfits.into_iter().filter_map(named).collect(),
-            ));
+        if !rungs.iter().any(has_target) {
+            let misfits = exchange.rungs.misfits();
+            let misfits: Vec<_> = misfits
+                .map(|(name, why)| (Arc::clone(name), why.clone()))
+                .collect();
+            if !misfits.is_empty() {
+                return Err(Error::Unfit(misfits));
+            }
         }
         // Errors of a call's beginning are its own: a missing credential, a wrong address.
         if let Some((index, rung)) = begins.and_then(|index| Some((index, rungs.get_mut(index)?)))
@@ -163,9 +183,6 @@ impl Seawall {
         {
             let (target, cost) = self.send_to(exchange, index).await?;
             rung.place = At::Target(target, cost);
-        }
-        if !misfits.is_empty() {
-            drop(exchange.rungs.unfit.set(misfits));
         }
         Ok(rungs)
     }
@@ -198,7 +215,7 @@ impl Seawall {
     }
 
     /// What a rung's target can carry.
-    pub(super) fn capabilities(&self, exchange: &Exchange, rung: &ladders::Rung) -> Capabilities {
+    fn capabilities(&self, exchange: &Exchange, rung: &ladders::Rung) -> Capabilities {
         let name = rung.place.target().unwrap_or_default();
         let Some(settings) = self.shared.config.targets.get(name) else {
             return Capabilities::everything();
@@ -222,27 +239,30 @@ impl Seawall {
         own.then(|| Capabilities::of(source.model(), source.version()).context_tokens)?
     }
 
-    /// Whether a call's request fits a rung, and with which losses.
-    pub(super) fn fits(
+    /// How a call's request suits a rung, and with which losses.
+    fn fitting(
         &self,
         exchange: &Exchange,
         rung: &ladders::Rung,
         capabilities: &Capabilities,
-    ) -> Result<Fit, Misfit> {
+    ) -> Fitting {
         let name = rung.place.target().unwrap_or_default();
         let model = self.shared.config.targets.get(name);
         let model = model.and_then(|target| target.model.as_deref());
-        let Some(view) = &exchange.source.view else {
-            return Ok(Fit::default());
+        let asked = model.or_else(|| exchange.source.model()).unwrap_or("");
+        let view = exchange.source.view.as_ref();
+        let shape = Shape::of(asked, view);
+        let Some(view) = view else {
+            let fit = Ok(Fit::default());
+            return Fitting { shape, fit };
         };
         let mut needs: Needs = view.needs.moved(self.conversed_with(exchange), model);
         let first = exchange.rungs.first_target();
         if first.is_some_and(|(_, first)| self.credential_of(first) != self.credential_of(rung)) {
             needs = needs.for_another_account(model.or(view.model.as_deref()));
         }
-        let asked = model.or(view.model.as_deref()).unwrap_or("");
-        let prompt = Shape::of(asked, Some(view)).estimate.tokens;
-        fit(&needs, prompt, capabilities, rung.lossy)
+        let fit = fit(&needs, shape.estimate.tokens, capabilities, rung.lossy);
+        Fitting { shape, fit }
     }
 
     /// The model that the conversation so far was with: the first target's.
