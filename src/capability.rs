@@ -52,9 +52,18 @@ impl Capabilities {
     /// a version that does not read as a date allows everything.
     #[must_use]
     pub fn of(model: Option<&str>, version: &str) -> Self {
-        let mut known = model.map_or_else(Self::everything, catalogue::model);
-        known.features = known.features.minus(catalogue::refused_under(version));
-        known
+        Self::of_model(model).under(version)
+    }
+
+    /// The same under any version.
+    pub(crate) fn of_model(model: Option<&str>) -> Self {
+        model.map_or_else(Self::everything, catalogue::model)
+    }
+
+    /// The same without what a version of the API refuses.
+    pub(crate) fn under(mut self, version: &str) -> Self {
+        self.features = self.features.minus(catalogue::refused_under(version));
+        self
     }
 
     /// The same without these features and their parts.

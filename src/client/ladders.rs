@@ -8,7 +8,7 @@ use seawall_actors::policy::InvalidPolicy;
 use seawall_actors::policy::hedge::HedgeBudget;
 use seawall_actors::policy::ladder::{Cause, Rules};
 
-use crate::capability::Features;
+use crate::capability::{Capabilities, Features};
 use crate::config::{self, Config, Place};
 
 /// The ladder of each route.
@@ -36,6 +36,10 @@ pub(super) struct Rung {
     pub(super) rules: Rules,
     /// What a request may lose on its way to it.
     pub(super) lossy: Features,
+    /// What its target can carry, whatever the version of the API.
+    pub(super) carries: Capabilities,
+    /// Whether its target has a model of its own, which is asked in place of the caller's.
+    pub(super) asks_own_model: bool,
 }
 
 /// The callers' own credentials, whatever they are: within one call they are one.
@@ -46,6 +50,7 @@ impl Ladders {
         let mut ladders = BTreeMap::new();
         for (name, route) in &config.routes {
             let budget = route.hedge.map(|hedge| HedgeBudget::new(hedge.budget));
+            let rung_of = |rung| rung_of(rung, config);
             let rungs: Vec<Rung> = route.ladder.iter().map(rung_of).collect();
             let is_target = |rung: &&Rung| rung.place.target().is_some();
             let targets = rungs.iter().filter(is_target).count();
@@ -77,7 +82,9 @@ impl Ladders {
     }
 }
 
-fn rung_of(rung: &config::Rung) -> Rung {
+fn rung_of(rung: &config::Rung, config: &Config) -> Rung {
+    let target = rung.place.target();
+    let target = target.and_then(|name| config.targets.get(name));
     let mut rules = rung.rules();
     rules.credential = THE_CALLERS;
     Rung {
@@ -85,5 +92,7 @@ fn rung_of(rung: &config::Rung) -> Rung {
         place: rung.place.clone(),
         rules,
         lossy: rung.lossy,
+        carries: target.map_or_else(Capabilities::everything, config::Target::capabilities),
+        asks_own_model: target.is_some_and(|target| target.model.is_some()),
     }
 }

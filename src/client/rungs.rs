@@ -153,7 +153,7 @@ impl Seawall {
             if let Some(why) = not_for(exchange, fallback, (rung, targets)) {
                 rules.unfit = Some(why);
             } else if ladder.is_choosy && rules.kind == Kind::Target {
-                let capabilities = self.capabilities(exchange, rung);
+                let capabilities = Self::capabilities(exchange, rung);
                 rules.room = capabilities
                     .context_tokens
                     .or_else(|| self.own_room(exchange, rung));
@@ -215,20 +215,13 @@ impl Seawall {
     }
 
     /// What a rung's target can carry.
-    fn capabilities(&self, exchange: &Exchange, rung: &ladders::Rung) -> Capabilities {
-        let name = rung.place.target().unwrap_or_default();
-        let Some(settings) = self.shared.config.targets.get(name) else {
-            return Capabilities::everything();
-        };
-        let mut known = match &settings.model {
-            Some(model) => Capabilities::of(Some(model), exchange.source.version()),
-            // The caller's own model: its provider judges.
-            None => Capabilities::everything(),
-        };
-        known = known.without(settings.cannot);
-        known.context_tokens = settings.context_tokens.or(known.context_tokens);
-        known.output_tokens = settings.output_tokens.or(known.output_tokens);
-        known
+    fn capabilities(exchange: &Exchange, rung: &ladders::Rung) -> Capabilities {
+        if rung.asks_own_model {
+            rung.carries.under(exchange.source.version())
+        } else {
+            // The caller's model: its provider judges.
+            rung.carries
+        }
     }
 
     /// The context of the caller's own model, where a rung asks for that.

@@ -46,9 +46,20 @@ pub(super) fn read(section: Section<'_>, beside: Option<&Path>, used: bool) -> C
     let largest = section.size("largest", KIB..=GIB);
     let disk = section.parsed("disk", |path| {
         if path.trim().is_empty() {
-            Err("an empty text is no path: write one such as \"cache.sqlite\"")
-        } else {
-            Ok(beside.map_or_else(|| PathBuf::from(path), |dir| dir.join(path)))
+            return Err("an empty text is no path: write one such as \"cache.sqlite\"".to_owned());
+        }
+        let file = beside.map_or_else(|| PathBuf::from(path), |dir| dir.join(path));
+        let folder = file.parent().filter(|dir| !dir.as_os_str().is_empty());
+        match folder {
+            _ if file.is_dir() => Err(format!(
+                "{} is a folder: name a file, which seawall makes",
+                file.display()
+            )),
+            Some(folder) if !folder.is_dir() => Err(format!(
+                "there is no folder {}: make it, or name a file in another one",
+                folder.display()
+            )),
+            _ => Ok(file),
         }
     });
     let disk_limit = section.size("disk_limit", MIB..=1024 * GIB);

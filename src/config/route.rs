@@ -259,7 +259,7 @@ pub(super) fn read_all(
     for name in targets.keys() {
         let stands = |rung: &Rung| rung.place.target() == Some(name);
         if !routes.values().any(|route| route.ladder.iter().any(stands)) {
-            let what = format!("target `{name}` is in no ladder: no call will ever go there");
+            let what = format!("no ladder leads to target `{name}`: no call will ever go there");
             top.doc().warn(None, what);
         }
     }

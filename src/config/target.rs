@@ -11,7 +11,7 @@ use super::document::{Section, nearest};
 use super::features::read_features;
 use super::route::BreakerSettings;
 use super::{BUILT_IN_TARGET, DEFAULT_KEY_ENV, DEFAULT_UPSTREAM, Environment, Overrides};
-use crate::capability::Features;
+use crate::capability::{Capabilities, Features};
 
 /// Tokens a success puts back into a target's retry budget.
 const RETRY_BUDGET: f64 = 0.3;
@@ -51,6 +51,15 @@ pub struct Target {
 }
 
 impl Target {
+    /// What it can carry, whatever the version of the API; everything where it asks for the caller's
+    /// own model, whose provider judges.
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        let mut known = Capabilities::of_model(self.model.as_deref()).without(self.cannot);
+        known.context_tokens = self.context_tokens.or(known.context_tokens);
+        known.output_tokens = self.output_tokens.or(known.output_tokens);
+        known
+    }
+
     /// Whether both targets' attempts of one call carry the same credential: the same key of their
     /// own, or what the call itself is sent with.
     #[must_use]

@@ -672,8 +672,8 @@ fn dead_rungs_targets_and_quotas_are_pointed_out() {
     assert!(
         warnings[1].starts_with("seawall.toml:5:31: ") && warnings[1].contains("always answers")
     );
-    assert!(warnings[2].contains("target `b` is in no ladder"));
-    assert!(warnings[3].contains("target `c` is in no ladder"));
+    assert!(warnings[2].contains("no ladder leads to target `b`"));
+    assert!(warnings[3].contains("no ladder leads to target `c`"));
     assert!(warnings[4].contains("quota `q` limits nothing"));
 }
 

@@ -51,6 +51,7 @@ pub(crate) async fn run<O: Operation>(
         until,
         report: CallReport::default(),
         last: None,
+        overload: Overload::Unmet,
     };
     let result = walk.walk(&operation).await;
     Finished {
@@ -69,6 +70,18 @@ pub(super) struct Walk<E> {
     until: Instant,
     pub(super) report: CallReport,
     pub(super) last: Option<(E, Verdict)>,
+    overload: Overload,
+}
+
+/// What a call does about a rung that has too much to do, where one below is there for that.
+#[derive(Clone, Copy, PartialEq)]
+enum Overload {
+    /// It leaves it at once.
+    Unmet,
+    /// It has left this one, after so many attempts of the whole call.
+    Left(usize, u32),
+    /// Nobody below could be asked: it makes its attempts as if there were none.
+    InVain,
 }
 
 /// How a call left a rung without an answer.
@@ -100,11 +113,11 @@ impl<E: Send> Walk<E> {
     where
         O: Operation<Error = E>,
     {
-        let (mut ticket, mut cause) = (None, None);
+        let (mut ticket, mut again, mut cause) = (None, None, None);
         // Whether a rung was left for what may be gone after a while, once one was left.
         let mut passing = None;
+        let mut barred = Vec::new();
         loop {
-            let mut barred = Vec::new();
             while let Some(rung) = self.ladder.rung() {
                 if self.is_stand_in(rung) {
                     if let Some(answer) = operation.stand_in(rung, self.occasion(cause)).await {
@@ -114,7 +127,10 @@ impl<E: Send> Walk<E> {
                     self.announce(rung, next, cause.map_or("nothing_there", Cause::as_str));
                     continue;
                 }
-                let left = match self.on_rung(operation, rung, ticket.take()).await {
+                let left = match self
+                    .on_rung(operation, (rung, ticket.take()), again.take())
+                    .await
+                {
                     Ok(answer) => return Ok(answer),
                     Err(left) => left,
                 };
@@ -123,7 +139,9 @@ impl<E: Send> Walk<E> {
                     Left::Panicked(message) => return Err(CallError::Panicked(message)),
                     Left::Late => return self.last_resort(operation).await,
                     Left::Barred(rejected, cause) => {
-                        barred.push(rung);
+                        if !barred.contains(&rung) {
+                            barred.push(rung);
+                        }
                         let word = rejected.why.as_str();
                         self.report.rejected = Some(rejected);
                         (cause, word)
@@ -138,11 +156,16 @@ impl<E: Send> Walk<E> {
                 // It is an answer: those above that let nobody pass are not waited for to hear another.
                 return Err(self.last_error());
             }
+            again = self.goes_back();
+            if again.is_some() {
+                continue;
+            }
             barred.retain(|rung| self.ladder.is_open(*rung));
             match Box::pin(self.first_to_open(&barred)).await {
                 Some((rung, passed)) => {
                     self.ladder.stand_on(rung);
                     ticket = Some(passed);
+                    barred.clear();
                 }
                 None if passing == Some(false) => return Err(self.last_error()),
                 None => return self.last_resort(operation).await,
@@ -150,17 +173,35 @@ impl<E: Send> Walk<E> {
         }
     }
 
-    /// Makes attempts on one rung until it answers or the call leaves it.
+    /// Goes back to the rung that was left for its overload, where no other could be asked since; with
+    /// what it said.
+    fn goes_back(&mut self) -> Option<Verdict> {
+        let Overload::Left(rung, attempts) = self.overload else {
+            return None;
+        };
+        if self.report.attempts != attempts || !self.ladder.is_open(rung) {
+            return None;
+        }
+        self.overload = Overload::InVain;
+        self.ladder.go_back_to(rung);
+        self.last.as_ref().map(|(_, verdict)| *verdict)
+    }
+
+    /// Makes attempts on one rung until it answers or the call leaves it. `again`: what the rung said when
+    /// the call left it.
     async fn on_rung<O>(
         &mut self,
         operation: &O,
-        rung: usize,
-        mut ticket: Option<Ticket>,
+        (rung, mut ticket): (usize, Option<Ticket>),
+        again: Option<Verdict>,
     ) -> Result<O::Answer, Left>
     where
         O: Operation<Error = E>,
     {
         let turn = self.turn(operation, rung).await?;
+        if let Some(said) = again {
+            Box::pin(self.pause(&turn, &said, false)).await?;
+        }
         while self.ladder.may_attempt() {
             if Instant::now() >= turn.quiet_until {
                 return Err(self.out_of_time(&turn.target));
@@ -235,7 +276,11 @@ impl<E: Send> Walk<E> {
 
     /// Waits as long as the retry policy says, or leaves the rung.
     async fn pause(&mut self, turn: &Turn, verdict: &Verdict, was_probe: bool) -> Result<(), Left> {
-        if verdict.overloaded && self.ladder.leads_to(Cause::Overloaded).is_some() {
+        if verdict.overloaded
+            && self.overload != Overload::InVain
+            && self.ladder.leads_to(Cause::Overloaded).is_some()
+        {
+            self.overload = Overload::Left(turn.rung, self.report.attempts);
             return Err(Left::Fell(Cause::Overloaded, verdict.label));
         }
         let now = Instant::now();

@@ -284,6 +284,12 @@ impl Ladder {
         self.is_fit(rung, &self.lessons)
     }
 
+    /// Goes back to a rung that was left although it has attempts to make.
+    pub const fn go_back_to(&mut self, rung: usize) {
+        self.rung = Some(rung);
+        self.waited_for = false;
+    }
+
     /// Goes back to a rung that was waited for and lets calls pass again.
     pub const fn stand_on(&mut self, rung: usize) {
         self.rung = Some(rung);

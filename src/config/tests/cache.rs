@@ -27,13 +27,14 @@ fn a_ladder_with_a_cache_keeps_answers_for_ten_minutes_and_a_day_in_need() {
 
 #[test]
 fn every_setting_of_a_cache_can_be_written() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = format!(
         "{LADDER}cache = {{ ttl = \"1h\", stale_if_error = \"2h\", max_temperature = 0, shared = true }}\n\
          [cache]\nmemory = \"128MiB\"\ndisk = \"kept.sqlite\"\ndisk_limit = \"2GiB\"\nlargest = 500000\n"
     );
     let config = Config::parse(
         &text,
-        Path::new("/etc/seawall/seawall.toml"),
+        &folder.join("seawall.toml"),
         &Overrides::default(),
         &environment(),
     )
@@ -44,10 +45,7 @@ fn every_setting_of_a_cache_can_be_written() {
     assert!(kept.max_temperature <= 0.0 && kept.shared);
     let store = config.cache;
     assert_eq!(store.memory, 128 << 20);
-    assert_eq!(
-        store.disk.as_deref(),
-        Some(Path::new("/etc/seawall/kept.sqlite"))
-    );
+    assert_eq!(store.disk.as_deref(), Some(&*folder.join("kept.sqlite")));
     assert_eq!((store.disk_limit, store.largest), (2 << 30, 500_000));
 }
 
@@ -113,6 +111,16 @@ fn what_a_cache_cannot_do_is_refused_with_its_place() {
             &["only with disk"],
         ),
         ("[cache]\ndisk = \" \"", "seawall.toml:4:8:", &["no path"]),
+        (
+            "[cache]\ndisk = \"no/such/kept.sqlite\"",
+            "seawall.toml:4:8:",
+            &["no folder no/such", "make it"],
+        ),
+        (
+            "[cache]\ndisk = \"src\"",
+            "seawall.toml:4:8:",
+            &["src is a folder"],
+        ),
         (
             "[cache]\ndisc = \"x\"",
             "seawall.toml:4:1:",

@@ -88,10 +88,9 @@ fn leads(cell: &Cell, rung: Second, why: &str) -> bool {
     helps && led
 }
 
-/// Whether a call that has too much asked of it goes on at once.
+/// Whether a call leaves a target at once that has too much to do: only for whoever can answer it.
 fn leaves_at_once(cell: &Cell) -> bool {
-    let mut below = below(cell).into_iter();
-    cell.trouble.overloaded && below.any(|rung| leads(cell, rung, "overloaded"))
+    cell.trouble.overloaded && below_for(cell, "overloaded").0.is_some()
 }
 
 fn attempts(cell: &Cell) -> RangeInclusive<u32> {
@@ -114,7 +113,7 @@ fn attempts(cell: &Cell) -> RangeInclusive<u32> {
 
 /// Who answers, and why the call came there.
 fn ending(cell: &Cell) -> (By, Option<&'static str>) {
-    let mut why = match cell.trouble.fate {
+    let why = match cell.trouble.fate {
         Fate::Heals => return (By::First, None),
         Fate::Stands => return (By::Nobody, None),
         Fate::Unfit => return without_the_first(cell),
@@ -132,6 +131,23 @@ fn ending(cell: &Cell) -> (By, Option<&'static str>) {
         why,
         "breaker_open" | "quota" | "attempts_spent" | "overloaded"
     );
+    let (answers, why) = below_for(cell, why);
+    if let Some(by) = answers {
+        return (by, Some(why));
+    }
+    is_over |= matches!(why, "breaker_open" | "quota");
+    if is_over && let Some(by) = last_resort(cell) {
+        return (by, Some("last_resort"));
+    }
+    match cell.trouble.fate {
+        Fate::Declined => (By::Declined, None),
+        _ => (By::Nobody, None),
+    }
+}
+
+/// Whoever below answers a call that leaves the first target for `why`, and what led there; or why the
+/// last of them could not.
+fn below_for(cell: &Cell, mut why: &'static str) -> (Option<By>, &'static str) {
     for rung in below(cell) {
         if !leads(cell, rung, why) {
             continue;
@@ -143,18 +159,12 @@ fn ending(cell: &Cell) -> (By, Option<&'static str>) {
         };
         match (rung, state) {
             (Second::CacheEmpty, _) => {}
-            (_, State::Open) => (why, is_over) = ("breaker_open", true),
-            (_, State::Exhausted) => (why, is_over) = ("quota", true),
-            _ => return (by(rung), Some(why)),
+            (_, State::Open) => why = "breaker_open",
+            (_, State::Exhausted) => why = "quota",
+            _ => return (Some(by(rung)), why),
         }
     }
-    if is_over && let Some(by) = last_resort(cell) {
-        return (by, Some("last_resort"));
-    }
-    match cell.trouble.fate {
-        Fate::Declined => (By::Declined, None),
-        _ => (By::Nobody, None),
-    }
+    (None, why)
 }
 
 /// Whoever answers when every wait is over.

@@ -148,6 +148,50 @@ async fn an_overload_is_waited_out_unless_a_rung_is_led_to_by_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_overload_that_nobody_below_can_take_is_waited_out() {
+    let system = system().await;
+    let (a, b) = (open(&system, "a").await, target(&system, "b").await);
+    let overloaded_until_the_third = || {
+        Played::new(|attempt| {
+            let busy = attempt.number < 3;
+            (Duration::ZERO, if busy { Err(BUSY) } else { Ok("b") })
+        })
+    };
+    // Its probe fails, so that it is open.
+    let mut probe = call_to(&[&a], MINUTE);
+    probe.retry = Retry::new(1, Backoff::default(), Duration::ZERO).unwrap();
+    let failing = Played::new(by_name(&[("a", Err(OVERLOADED))]));
+    drop(system.run(probe, failing).await);
+    // Nothing at hand; another whose breaker is open; both.
+    let mut empty = call_to(&[&b], MINUTE);
+    empty.rungs.push(Rung::stand_in("cache"));
+    let barred = call_to(&[&b, &a], MINUTE);
+    let mut both = call_to(&[&b, &a], MINUTE);
+    both.rungs.insert(1, Rung::stand_in("cache"));
+    for mut call in [empty, barred, both] {
+        for rung in &mut call.rungs[1..] {
+            rung.rules.led_to_by = Causes::of(&[Cause::Overloaded]);
+        }
+        let stand_ins = call.rungs.len() - 1;
+        let played = overloaded_until_the_third();
+        let asked = Arc::clone(&played.asked);
+        let Finished { result, report } = system.run(call, played).await;
+        assert_eq!((result.unwrap(), report.attempts), ("b", 3));
+        assert!(report.backed_off > Duration::ZERO, "{stand_ins}");
+        assert!(asked.lock().len() <= 1, "{stand_ins}");
+    }
+    // Whoever was asked below had the last word.
+    let call = led_by(
+        call_to(&[&b, &target(&system, "c").await], MINUTE),
+        1,
+        &[Cause::Overloaded],
+    );
+    let script = by_name(&[("b", Err(BUSY)), ("c", Err(DENIED))]);
+    let report = system.run(call, Played::new(script)).await.report;
+    assert_eq!((report.attempts, report.rung), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_and_a_denied_credential_go_only_where_they_may() {
     let system = system().await;
     let (a, b) = (target(&system, "a").await, target(&system, "b").await);

@@ -125,11 +125,12 @@ pub(super) const FAULTS: [Fault; 16] = [
 ];
 
 impl Happens {
-    /// What a target answers that has the fault; `total` is the time of the whole call.
+    /// What a target answers that has the fault, within the time of the whole call and the part of it
+    /// that may be waited for breakers and quotas.
     pub(super) async fn answer(
         self,
         streamed: bool,
-        total: Duration,
+        (total, wait): (Duration, Duration),
     ) -> Result<Response, TransportError> {
         match self {
             Self::Error(status, kind, message) => Ok(refused(status, kind, message, None)),
@@ -137,10 +138,8 @@ impl Happens {
                 const MESSAGE: &str = "This request would exceed your organization's rate limit";
                 let mut answer = refused(429, "rate_limit_error", MESSAGE, None);
                 let hint = if self == (Self::Limited { fits: true }) {
-                    total
-                        .div_f64(10.0)
-                        .min(Duration::from_secs(2))
-                        .as_secs_f64()
+                    let fits = total.div_f64(10.0).min(wait);
+                    fits.min(Duration::from_secs(2)).as_secs_f64()
                 } else {
                     total.as_secs_f64().ceil() + 1.0
                 };

@@ -96,6 +96,9 @@ impl Told<'_> {
         with_kept: Option<&Course>,
     ) -> String {
         let mut words = self.course(first_fails);
+        if let Some(proviso) = self.proviso(fault, &first_fails.end) {
+            words = format!("{words} ({proviso})");
+        }
         if matches!(first_fails.end, End::Failed(_) | End::Refused)
             && let Some(why) = self.why(fault)
         {
@@ -149,7 +152,7 @@ impl Told<'_> {
         let when = match (late, at_once) {
             (true, _) => format!(
                 " after about {}",
-                show(Duration::from_secs(course.took.as_secs()))
+                show(Duration::from_secs_f64(course.took.as_secs_f64().round()))
             ),
             (false, true) => " at once".to_owned(),
             (false, false) => String::new(),
@@ -174,6 +177,17 @@ impl Told<'_> {
             .iter()
             .rposition(|rung| rung.to_string() == name);
         at.map_or_else(|| name.to_owned(), |at| format!("rung {} {name}", at + 1))
+    }
+
+    /// What an answer depends on that the configuration does not say.
+    fn proviso(&self, fault: Fault, end: &End) -> Option<&'static str> {
+        let End::Answered(by) = end else { return None };
+        let ladder = self.route.ladder.iter();
+        let first = ladder.filter_map(|rung| rung.place.target()).next()?;
+        let first = self.config.targets.get(first)?;
+        let is_unknown = first.model.is_none() && first.context_tokens.is_none();
+        let falls = fault.word == "prompt_too_long" && !self.is_first(by);
+        (falls && is_unknown).then_some("if it takes more than the caller's model")
     }
 
     /// Why nobody else answers, where that is the ladder's doing.

@@ -274,7 +274,8 @@ pub(super) struct Stage {
     /// Those that have the fault.
     faulty: Vec<String>,
     scene: Scene,
-    total: Duration,
+    /// What a call has, and what it may wait of it for breakers and quotas.
+    time: (Duration, Duration),
     /// Whether the fault has begun.
     fails: AtomicBool,
     /// Whether answers are given for the cache to keep, which is then their name.
@@ -296,7 +297,7 @@ impl Stage {
             names: config.targets.keys().cloned().collect(),
             faulty,
             scene,
-            total: route.timeouts.total,
+            time: (route.timeouts.total, route.wait),
             fails: AtomicBool::new(false),
             keeps: AtomicBool::new(false),
             asked: Mutex::default(),
@@ -336,7 +337,7 @@ impl Transport for Stage {
         } = self.scene;
         async move {
             if fails {
-                fault.happens.answer(streamed, self.total).await
+                fault.happens.answer(streamed, self.time).await
             } else {
                 Ok(faults::message(&name, "end_turn", streamed))
             }

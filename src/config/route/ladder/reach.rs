@@ -65,16 +65,11 @@ pub(super) fn why_unreachable(
 /// Why a target takes none of the requests that clients usually send: even a line of text asks for an
 /// answer of some length.
 pub(super) fn why_unfit(target: &Target, lossy: Features) -> Option<Misfit> {
-    let model = target.model.as_deref();
-    // Only limits are looked at, and versions of the API don't change those.
-    let mut known = Capabilities::of(model, "");
-    known.context_tokens = target.context_tokens.or(known.context_tokens);
-    known.output_tokens = target.output_tokens.or(known.output_tokens);
     let usual = Needs {
         max_tokens: Some(LEAST_ANSWER),
         ..Needs::default()
     };
-    fit(&usual, 1, &known, lossy).err()
+    fit(&usual, 1, &target.capabilities(), lossy).err()
 }
 
 /// The rung above that asks the same model at the same address with the same credential, for requests
