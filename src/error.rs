@@ -21,7 +21,7 @@ use crate::transport::TransportError;
 use crate::verdict::{Judged, LimitKind, label};
 
 /// A call that was not answered.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The provider's own last word: an answer that is no success.

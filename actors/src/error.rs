@@ -106,7 +106,7 @@ impl Rejection {
 }
 
 /// A system that could not start.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// A setting is out of range.
@@ -120,7 +120,7 @@ pub enum StartError {
     Stopped,
     /// There is no thread for the hooks.
     #[error("no thread for the hooks: {0}")]
-    Thread(#[source] std::io::Error),
+    Thread(#[source] Arc<std::io::Error>),
     /// As many targets or quotas exist as the system may hold, and all are in use.
     #[error("the system holds {0} targets or quotas, which is its bound, and all are in use")]
     TooMany(usize),

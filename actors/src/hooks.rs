@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -326,7 +327,10 @@ impl Hooks {
         };
         let named = thread::Builder::new().name("seawall-hooks".to_owned());
         // Nobody joins it: it ends when the stream does.
-        named.spawn(run).map(drop).map_err(StartError::Thread)
+        named
+            .spawn(run)
+            .map(drop)
+            .map_err(|no| StartError::Thread(Arc::new(no)))
     }
 
     fn call(&mut self, heard: &Heard, mut panicked: impl FnMut(&'static str, &str)) {

@@ -1,12 +1,17 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::stream;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{HeaderMap, StatusCode};
 use proptest::prelude::*;
+use seawall_actors::error::{Rejected, Rejection, StartError};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, advance, sleep, timeout};
 
 use super::*;
+use crate::client::ask::{ReplyBody, ReplyStream, Report};
+use crate::client::attempt::LARGEST_ANSWER;
 
 mod model;
 
