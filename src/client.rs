@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, TryFutureExt};
 use seawall_actors::caller::{Call, Finished};
 use seawall_actors::error::{Rejected, Rejection};
 use seawall_actors::event::EventStream;
@@ -134,29 +134,40 @@ impl Seawall {
     ///
     /// [`Error`]: the provider's own last word, or what kept it from having one.
     pub async fn forward(&self, ask: Ask) -> Result<Reply, Error> {
-        let asked = self.asked(ask)?;
-        match Self::shareable(&asked) {
-            Some(key) => self.share(key, asked).boxed().await,
-            None => self.forward_alone(asked).await,
-        }
+        let on_its_way = {
+            let asked = self.asked(ask)?;
+            match Self::shareable(&asked) {
+                Some(key) => self.share(key, asked).boxed().left_future(),
+                None => self.forward_alone(asked).right_future(),
+            }
+        };
+        on_its_way.await
     }
 
-    async fn forward_alone(&self, asked: Asked<'_>) -> Result<Reply, Error> {
-        let began = Instant::now();
+    fn forward_alone<'s>(
+        &'s self,
+        asked: Asked<'s>,
+    ) -> impl Future<Output = Result<Reply, Error>> + Send + 's {
         let started = Started {
             call: new_id(),
-            began,
+            began: Instant::now(),
             attempts: 0,
             progress: Progress::default(),
         };
-        let (exchange, call) = self.prepare(started, asked).await?;
+        self.prepare(started, asked)
+            .and_then(|(exchange, call)| self.run_out_loud(exchange, call))
+    }
+
+    /// Runs a call; a streamed one that takes long is handed over before it has an answer.
+    async fn run_out_loud(&self, exchange: Arc<Exchange>, call: Call) -> Result<Reply, Error> {
         if !exchange.is_stream() {
             return self.run(exchange, call).await;
         }
+        let until = exchange.began + WAIT_OUT_LOUD;
         let seawall = self.clone();
         let shared = Arc::clone(&exchange);
         let mut running = async move { seawall.run(shared, call).await }.boxed();
-        match timeout_at(began + WAIT_OUT_LOUD, &mut running).await {
+        match timeout_at(until, &mut running).await {
             Ok(answered) => answered,
             Err(_) => Ok(waiting(exchange.so_far(), running)),
         }

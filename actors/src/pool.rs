@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -84,12 +85,13 @@ impl Pool {
         future: impl Future<Output = T> + Send + 'static,
         deadline: Instant,
     ) -> impl Future<Output = Result<Option<T>, Rejected>> + Send {
-        // Boxed before the first wait: a call's future is large, and so it is moved only once.
+        // Boxed before the first wait: a call's future is large, and so it is moved only once. Awaited in
+        // an async block it would stand there twice.
         let (answer, mut answered) = oneshot::channel();
-        let job = Job::new(Box::pin(async move {
+        let job = Job::new(Box::pin(future.map(|result| {
             // Err means that the submitter has left.
-            drop(answer.send(future.await));
-        }));
+            drop(answer.send(result));
+        })));
         async move {
             let _seat = self.seat(deadline).await?;
             loop {

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use http::{HeaderMap, StatusCode};
 use seawall_actors::caller::{Attempt, Outcome};
 use seawall_actors::policy::quota::Cost;
@@ -39,11 +40,13 @@ pub(super) async fn open(
         (attempt.started(), attempt.deadline),
     );
     if let Err(broken) = read(exchange, attempt, &mut watched).await {
-        return failed(exchange, attempt, (status, headers), (watched, broken)).await;
+        let met = (watched, broken);
+        let failed = failed(exchange, attempt, (status, headers), met);
+        return failed.boxed().await;
     }
     if exchange.minds_refusals() && watched.is_refusal() {
         let cost = Some(true_cost(watched.bill_part()));
-        let said = watched.into_ending().await;
+        let said = watched.into_ending().boxed().await;
         let answer = said.map(|said| (status, headers, said));
         return fail(exchange, attempt, judge_refusal(), answer, (cost, None));
     }

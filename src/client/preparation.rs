@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::ready;
 use http::{HeaderMap, HeaderValue, Uri};
 use parking_lot::Mutex;
 use seawall_actors::caller::{Call, Hedge, HedgeOn, Rung as ActorsRung};
@@ -112,11 +113,28 @@ impl Seawall {
     }
 
     /// Sets a call up: its rungs, and what its first target is sent.
-    pub(super) async fn prepare(
-        &self,
+    // No async fn, as nothing is that holds a request by value: it would hold it twice.
+    pub(super) fn prepare<'s>(
+        &'s self,
         started: Started,
-        asked: Asked<'_>,
-    ) -> Result<(Arc<Exchange>, Call), Error> {
+        asked: Asked<'s>,
+    ) -> impl Future<Output = Result<(Arc<Exchange>, Call), Error>> + Send + 's {
+        let planned = move |(exchange, ask, route): (Arc<Exchange>, Ask, &'s Route)| async move {
+            let rungs = self.rungs(&exchange, ask.fallback).await?;
+            let call = self.plan(&exchange, &ask, route, rungs)?;
+            Ok((exchange, call))
+        };
+        match self.set_out(started, asked) {
+            Ok(set_out) => planned(set_out).left_future(),
+            Err(error) => ready(Err(error)).right_future(),
+        }
+    }
+
+    fn set_out<'s>(
+        &'s self,
+        started: Started,
+        asked: Asked<'s>,
+    ) -> Result<(Arc<Exchange>, Ask, &'s Route), Error> {
         let Asked {
             mut ask,
             view,
@@ -137,10 +155,7 @@ impl Seawall {
         exchange.delivery = delivery;
         exchange.ask = again;
         exchange.kept = kept;
-        let exchange = Arc::new(exchange);
-        let rungs = self.rungs(&exchange, ask.fallback).await?;
-        let call = self.plan(&exchange, &ask, route, rungs)?;
-        Ok((exchange, call))
+        Ok((Arc::new(exchange), ask, route))
     }
 
     fn exchange(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::ready;
 use futures_util::future::select_all;
 use tokio::time::{Instant, sleep_until};
 
@@ -16,6 +17,7 @@ use crate::error::{CallError, Rejected, Rejection};
 use crate::event::EventKind;
 use crate::limiter::{Lease, Reservation};
 use crate::permit::Permit;
+use crate::policy::InvalidPolicy;
 use crate::policy::ladder::{Cause, Kind, Ladder, QUIET_SHARE};
 use crate::policy::quota::Cost;
 use crate::policy::retry::{Decision, MoveOn};
@@ -24,39 +26,29 @@ use crate::verdict::{Blame, Verdict};
 
 mod aside;
 
-/// Runs a call to its end.
-pub(crate) async fn run<O: Operation>(
+/// Runs a call to its end. Its patience begins with its first poll: to wait for a caller is none of it.
+// No async fn: that would keep its arguments beside the walk that is made of them, and every byte of a
+// call's future is touched once a call.
+pub(crate) fn run<O: Operation>(
     context: Arc<CallContext>,
     call: Call,
     operation: O,
-) -> Finished<O::Answer, O::Error> {
-    let rules = call.rungs.iter().map(Rung::rules).collect();
-    let ladder = match Ladder::new(rules, call.retry.attempts()) {
-        Ok(ladder) => ladder,
-        Err(invalid) => {
-            return Finished {
-                result: Err(CallError::Invalid(invalid)),
-                report: CallReport::default(),
-            };
+) -> impl Future<Output = Finished<O::Answer, O::Error>> + Send {
+    let walked = |mut walk: Walk<O::Error>| async move {
+        walk.begin(Instant::now());
+        let result = walk.walk(&operation).await;
+        Finished {
+            result,
+            report: walk.report,
         }
     };
-    let now = Instant::now();
-    let until = now.checked_add(call.patience);
-    let until = until.map_or(call.deadline, |until| until.min(call.deadline));
-    let mut walk = Walk {
-        context,
-        began: now,
-        call,
-        ladder,
-        until,
-        report: CallReport::default(),
-        last: None,
-        overload: Overload::Unmet,
-    };
-    let result = walk.walk(&operation).await;
-    Finished {
-        result,
-        report: walk.report,
+    match Walk::new(context, call) {
+        Ok(walk) => walked(walk).left_future(),
+        Err(invalid) => ready(Finished {
+            result: Err(CallError::Invalid(invalid)),
+            report: CallReport::default(),
+        })
+        .right_future(),
     }
 }
 
@@ -109,6 +101,27 @@ pub(super) struct Turn {
 }
 
 impl<E: Send> Walk<E> {
+    fn new(context: Arc<CallContext>, call: Call) -> Result<Self, InvalidPolicy> {
+        let rules = call.rungs.iter().map(Rung::rules).collect();
+        let ladder = Ladder::new(rules, call.retry.attempts())?;
+        Ok(Self {
+            context,
+            began: Instant::now(),
+            until: call.deadline,
+            call,
+            ladder,
+            report: CallReport::default(),
+            last: None,
+            overload: Overload::Unmet,
+        })
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.began = now;
+        let until = now.checked_add(self.call.patience);
+        self.until = until.map_or(self.call.deadline, |until| until.min(self.call.deadline));
+    }
+
     async fn walk<O>(&mut self, operation: &O) -> Result<O::Answer, CallError<E>>
     where
         O: Operation<Error = E>,
