@@ -23,7 +23,9 @@ pub mod usage;
 /// `claude-sonnet-4-5`.
 #[must_use]
 pub fn plain_model(model: &str) -> Cow<'_, str> {
-    if model.bytes().any(|b| b.is_ascii_uppercase()) {
+    if is_plain(model) {
+        Cow::Borrowed(model)
+    } else if model.bytes().any(|b| b.is_ascii_uppercase()) {
         Cow::Owned(plain(&model.to_ascii_lowercase()).to_owned())
     } else {
         Cow::Borrowed(plain(model))
@@ -135,6 +137,16 @@ fn plain(model: &str) -> &str {
     }
 }
 
+/// Whether a name is plain for sure, as most are: every call reads a few.
+fn is_plain(model: &str) -> bool {
+    let name = model.as_bytes();
+    let is_usual = |b: &u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    let last = name.rsplit(|b| *b == b'-').next().unwrap_or(name);
+    // Shorter than a date and `latest`, and no version suffix.
+    let stays = last.len() < 6 && !last.starts_with(b"v");
+    stays && name.starts_with(b"claude-") && name.iter().all(is_usual)
+}
+
 fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
@@ -166,6 +178,9 @@ mod tests {
             ("global.anthropic.claude-opus-4-6-v1", "claude-opus-4-6"),
             ("gpt-6-20260101", "gpt-6"),
             ("llama-3", "llama-3"),
+            ("claude-opus-5-5-v2", "claude-opus-5-5"),
+            ("claude-opus-latest", "claude-opus"),
+            ("claude-5-", "claude-5-"),
             ("", ""),
             ("-v", "-v"),
             ("ü@", "ü"),
