@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::ready;
-use futures_util::future::select_all;
+use futures_util::future::{ready, select_all};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -62,18 +61,6 @@ pub(super) struct Walk<E> {
     until: Instant,
     pub(super) report: CallReport,
     pub(super) last: Option<(E, Verdict)>,
-    overload: Overload,
-}
-
-/// What a call does about a rung that has too much to do, where one below is there for that.
-#[derive(Clone, Copy, PartialEq)]
-enum Overload {
-    /// It leaves it at once.
-    Unmet,
-    /// It has left this one, after so many attempts of the whole call.
-    Left(usize, u32),
-    /// Nobody below could be asked: it makes its attempts as if there were none.
-    InVain,
 }
 
 /// How a call left a rung without an answer.
@@ -112,7 +99,6 @@ impl<E: Send> Walk<E> {
             ladder,
             report: CallReport::default(),
             last: None,
-            overload: Overload::Unmet,
         })
     }
 
@@ -169,8 +155,8 @@ impl<E: Send> Walk<E> {
                 // It is an answer: those above that let nobody pass are not waited for to hear another.
                 return Err(self.last_error());
             }
-            again = self.goes_back();
-            if again.is_some() {
+            if self.ladder.comes_back(self.report.attempts) {
+                again = self.last.as_ref().map(|(_, verdict)| *verdict);
                 continue;
             }
             barred.retain(|rung| self.ladder.is_open(*rung));
@@ -184,20 +170,6 @@ impl<E: Send> Walk<E> {
                 None => return self.last_resort(operation).await,
             }
         }
-    }
-
-    /// Goes back to the rung that was left for its overload, where no other could be asked since; with
-    /// what it said.
-    fn goes_back(&mut self) -> Option<Verdict> {
-        let Overload::Left(rung, attempts) = self.overload else {
-            return None;
-        };
-        if self.report.attempts != attempts || !self.ladder.is_open(rung) {
-            return None;
-        }
-        self.overload = Overload::InVain;
-        self.ladder.go_back_to(rung);
-        self.last.as_ref().map(|(_, verdict)| *verdict)
     }
 
     /// Makes attempts on one rung until it answers or the call leaves it. `again`: what the rung said when
@@ -289,11 +261,7 @@ impl<E: Send> Walk<E> {
 
     /// Waits as long as the retry policy says, or leaves the rung.
     async fn pause(&mut self, turn: &Turn, verdict: &Verdict, was_probe: bool) -> Result<(), Left> {
-        if verdict.overloaded
-            && self.overload != Overload::InVain
-            && self.ladder.leads_to(Cause::Overloaded).is_some()
-        {
-            self.overload = Overload::Left(turn.rung, self.report.attempts);
+        if verdict.overloaded && self.ladder.seeks_relief(self.report.attempts) {
             return Err(Left::Fell(Cause::Overloaded, verdict.label));
         }
         let now = Instant::now();

@@ -89,7 +89,17 @@ pub struct Ladder {
     made: [u32; MOST_RUNGS],
     /// The rung was waited for: it gets an attempt, whatever is kept for those below.
     waited_for: bool,
+    relief: Relief,
     lessons: Lessons,
+}
+
+/// Where a call stands that looks for another rung because of an overload.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Relief {
+    NotSought,
+    /// It left this rung, after so many attempts of the whole call.
+    Sought(usize, u32),
+    InVain,
 }
 
 /// Part of the time left that a rung without a share of its own may be silent for while a target that
@@ -139,6 +149,7 @@ impl Ladder {
             firsts_left: targets.saturating_sub(attempts_left),
             made: [0; MOST_RUNGS],
             waited_for: false,
+            relief: Relief::NotSought,
             lessons: Lessons::default(),
         })
     }
@@ -284,10 +295,32 @@ impl Ladder {
         self.is_fit(rung, &self.lessons)
     }
 
-    /// Goes back to a rung that was left although it has attempts to make.
-    pub const fn go_back_to(&mut self, rung: usize) {
+    /// Whether a rung that has too much to do is left at once: where another is there for that, unless it
+    /// has been in vain. `attempts`: those of the whole call so far.
+    pub fn seeks_relief(&mut self, attempts: u32) -> bool {
+        let (Some(rung), Some(_)) = (self.rung, self.leads_to(Cause::Overloaded)) else {
+            return false;
+        };
+        if self.relief == Relief::InVain {
+            return false;
+        }
+        self.relief = Relief::Sought(rung, attempts);
+        true
+    }
+
+    /// Goes back, below the last rung, to the one that was left for its overload where no other could be
+    /// asked since. From then on it makes its attempts as if there were none below.
+    pub fn comes_back(&mut self, attempts: u32) -> bool {
+        let Relief::Sought(rung, then) = self.relief else {
+            return false;
+        };
+        if attempts != then || !self.is_open(rung) {
+            return false;
+        }
+        self.relief = Relief::InVain;
         self.rung = Some(rung);
         self.waited_for = false;
+        true
     }
 
     /// Goes back to a rung that was waited for and lets calls pass again.

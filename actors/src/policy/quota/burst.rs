@@ -16,9 +16,9 @@ use super::{Axis, LeaseId};
 /// long each request travels, and so how close together they arrive.
 const SHARE: (u64, u64) = (4, 5);
 
-/// Part of a minute's limit that is never spent as a burst, so that what remains never falls below a
+/// Part of a minute's limit that may be spent as a burst, so that what remains never falls below the last
 /// tenth by this process's own doing.
-const KEPT: (u64, u64) = (9, 10);
+const SPENT: (u64, u64) = (9, 10);
 
 /// A step is answered before the next one: a doubling takes about 20 s.
 const BETWEEN_STEPS: Duration = Duration::from_secs(2);
@@ -49,7 +49,7 @@ impl Burst {
 
     /// One that is searched, of an axis with this limit a minute.
     pub(super) fn search(per_minute: u64, axis: Axis) -> Self {
-        let ceiling = part(per_minute, KEPT).max(1);
+        let ceiling = part(per_minute, SPENT).max(1);
         Self {
             tokens: axis_part(axis, part(per_minute / 60, SHARE)).clamp(1, ceiling),
             found: true,
